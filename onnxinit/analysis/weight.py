@@ -1,0 +1,252 @@
+"""What the analysis says of a model: weights with their layouts and activations, and what is kept, and why.
+
+A stored tensor maps to *blocks* of the canonical shape (out, in, *kernel), one independent matrix each:
+
+    Conv   (M, C/g, k...)     g blocks of (M/g, C/g, k...)
+    Gemm   (K, N)             1 block  of (N, K), transposed
+    LSTM W (dirs, 4h, i)      4*dirs blocks of (h, i)
+
+`Layout` says how, as a factorisation of the stored axes and an order of the factors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Where = Literal["initializer", "constant", "sparse", "generated", "attribute"]
+Kind = Literal["block", "out", "in", "kernel"]
+
+ROLES = (
+    "weight",
+    "bias",
+    "input_weight",
+    "recurrent_weight",
+    "peephole",
+    "norm_scale",
+    "norm_shift",
+    "running_mean",
+    "running_var",
+    "embedding",
+    "positional",
+    "token",
+    "prelu_slope",
+    "layer_scale",
+    "other",
+    "quant_scale",
+    "quant_zero_point",
+)
+
+FAN_ROLES = frozenset({"weight", "input_weight", "recurrent_weight", "embedding"})
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A pointwise function (or softmax, glu) beside a layer.
+
+    Attributes:
+        name: One of the design's activation names; `linear` where there is none, `other` where none fits.
+        slope: The negative slope of a leaky or parametric ReLU, else None.
+        mean: E[f(z)] for z ~ N(0, 1); None where f is not pointwise.
+        second: E[f(z)^2]; the exact forward gain is 1/sqrt(second).
+        derivative: E[f'(z)^2]; the exact backward gain is 1/sqrt(derivative).
+    """
+
+    name: str
+    slope: float | None = None
+    mean: float | None = None
+    second: float | None = None
+    derivative: float | None = None
+
+
+LINEAR = Activation("linear", mean=0.0, second=1.0, derivative=1.0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of the stored tensor whose blocks have one shape and one fan.
+
+    Attributes:
+        start: First index of the part on every stored axis.
+        shape: Extent of the part on every stored axis.
+        factors: Sizes that every stored axis splits into, outermost first; their product is the part's extent there.
+        kinds: What each factor is, in the nesting of `factors`.
+        fan_in: Input values that reach one output value, per block.
+        fan_out: Output values that one input value reaches, per block.
+        names: Names of the blocks in canonical order where the operator names them ("Wb.f", "q"), else empty.
+    """
+
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    factors: tuple[tuple[int, ...], ...]
+    kinds: tuple[tuple[Kind, ...], ...]
+    fan_in: float | None = None
+    fan_out: float | None = None
+    names: tuple[str, ...] = ()
+
+    @cached_property
+    def _flat(self) -> tuple[tuple[int, Kind], ...]:
+        return tuple(
+            (n, k) for ns, ks in zip(self.factors, self.kinds, strict=True) for n, k in zip(ns, ks, strict=True)
+        )
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """The factors in canonical order: blocks, outs, ins, kernel, each in stored order."""
+        rank = ("block", "out", "in", "kernel")
+        return tuple(sorted(range(len(self._flat)), key=lambda i: rank.index(self._flat[i][1])))
+
+    def _size(self, kind: Kind) -> int:
+        return math.prod(n for n, k in self._flat if k == kind)
+
+    @property
+    def blocks(self) -> int:
+        """How many independent matrices the part holds."""
+        return self._size("block")
+
+    @property
+    def block_shape(self) -> tuple[int, ...]:
+        """The canonical shape of one block: (out, in, *kernel)."""
+        return (self._size("out"), self._size("in"), *(n for n, k in self._flat if k == "kernel"))
+
+    def to_canonical(self, stored: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """Take the part's values out of the stored tensor, as (blocks, out, in, *kernel)."""
+        window = stored[tuple(slice(a, a + n) for a, n in zip(self.start, self.shape, strict=True))]
+        fine = window.reshape([n for n, _ in self._flat]).transpose(self.order)
+        return fine.reshape(self.blocks, *self.block_shape)
+
+    def from_canonical(self, blocks: npt.NDArray[np.generic], stored: npt.NDArray[np.generic]) -> None:
+        """Put (blocks, out, in, *kernel) into its place in the stored tensor."""
+        sizes = [n for n, _ in self._flat]
+        back = [0] * len(self.order)
+        for to, at in enumerate(self.order):
+            back[at] = to
+        fine = blocks.reshape([sizes[i] for i in self.order]).transpose(back)
+        stored[tuple(slice(a, a + n) for a, n in zip(self.start, self.shape, strict=True))] = fine.reshape(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a stored tensor maps to canonical blocks: parts that tile it, most often one.
+
+    Attributes:
+        parts: The parts. Together they cover the stored tensor once; parts of unlike fans differ along one axis only.
+    """
+
+    parts: tuple[Part, ...]
+
+    @property
+    def blocks(self) -> int:
+        """How many independent matrices the tensor holds."""
+        return sum(p.blocks for p in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One (node, input index) that consumes a weight, through the views named in `via`."""
+
+    op: str
+    node: str
+    input: int
+    via: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor that training learns.
+
+    Attributes:
+        id: Unique in the file: scope, "/", name; the name alone in the main graph.
+        name: The tensor's name in its graph, for a Constant node the name of its output.
+        scope: "" for the main graph, else the path of subgraphs, or the function.
+        where: What stores it.
+        role: One of `ROLES`.
+        shape: The stored shape.
+        dtype: The stored element type by its ONNX name, lower case ("float", "float16", "bfloat16", "double").
+        path: Where its bytes lie in the file (`model.StoredTensor.path`).
+        layout: How the stored tensor maps to canonical blocks; None for roles without matrices.
+        fan_in: Mean over the parts, weighted by their size; None for roles without fans.
+        fan_out: Likewise.
+        groups: Convolution groups.
+        upstream: The functions that made the layer's input; `linear` where there is none.
+        downstream: The functions applied to the layer's output.
+        uses: Where it is consumed; the first is the deciding use.
+        tied_to: Ids of other weights that must stay equal to this one.
+        shares: Id of the weight whose stored bytes these are (two initializers that point to one place of an external
+            file); what is written is drawn as that weight. "" for a tensor with bytes of its own.
+        depth: Number of weight layers before this one on the longest way from an input, for depth rules.
+        default: The value that a role with a constant default gets here where it is not the role's own (a norm scale
+            used as 1 + w gets 0), else None.
+        note: What a reader should know, shown by `inspect`; "" mostly.
+    """
+
+    id: str
+    name: str
+    scope: str
+    where: Where
+    role: str
+    shape: tuple[int, ...]
+    dtype: str
+    path: str
+    layout: Layout | None
+    fan_in: float | None
+    fan_out: float | None
+    groups: int
+    upstream: tuple[Activation, ...]
+    downstream: tuple[Activation, ...]
+    uses: tuple[Use, ...]
+    tied_to: tuple[str, ...] = ()
+    shares: str = ""
+    depth: int = 0
+    default: float | None = None
+    note: str = ""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def blocks(self) -> int:
+        """Number of independent matrices, 1 for a tensor without a layout."""
+        return self.layout.blocks if self.layout else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A tensor that is not rewritten, and the reason."""
+
+    id: str
+    name: str
+    scope: str
+    shape: tuple[int, ...]
+    dtype: str
+    reason: str
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Every tensor of a file: the weights, in file order, and the kept ones with their reasons.
+
+    Attributes:
+        weights: What training learns.
+        kept: Everything else that is stored as a tensor.
+        normless: Whether the network has weight layers but no normalisation anywhere (batch norm folded away, say).
+        depth: Number of residual or layer blocks, for depth rules.
+    """
+
+    weights: tuple[Weight, ...]
+    kept: tuple[Kept, ...]
+    normless: bool = False
+    depth: int = 0
+    by_id: dict[str, Weight] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.by_id.update((w.id, w) for w in self.weights)
