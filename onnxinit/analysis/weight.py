@@ -14,11 +14,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+import numpy as np
+import numpy.typing as npt
 
 Where = Literal["initializer", "constant", "sparse", "generated", "attribute"]
 Kind = Literal["block", "out", "in", "kernel"]
@@ -118,7 +117,7 @@ class Part:
     def to_canonical(self, stored: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """Take the part's values out of the stored tensor, as (blocks, out, in, *kernel)."""
         window = stored[tuple(slice(a, a + n) for a, n in zip(self.start, self.shape, strict=True))]
-        fine = window.reshape([n for n, _ in self._flat]).transpose(self.order)
+        fine = np.transpose(window.reshape([n for n, _ in self._flat]), self.order)
         return fine.reshape(self.blocks, *self.block_shape)
 
     def from_canonical(self, blocks: npt.NDArray[np.generic], stored: npt.NDArray[np.generic]) -> None:
