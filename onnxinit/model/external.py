@@ -1,0 +1,130 @@
+"""External data: where a tensor's values lie beside the model, and whether they may be read from there.
+
+Source: https://onnx.ai/onnx/repo-docs/ExternalData.html
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnxinit.errors import ModelError
+from onnxinit.model.wire import FileSource
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A range of an external file.
+
+    Attributes:
+        file: The file, with links and `..` resolved; None for a model in memory, whose folder is unknown.
+        location: The file as the model names it.
+        offset: First byte.
+        nbytes: Number of bytes.
+        checksum: Whether the model states a checksum.
+    """
+
+    file: Path | None
+    location: str
+    offset: int
+    nbytes: int
+    checksum: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The folder of a model, and the other place that its data may lie in (`--external-root`)."""
+
+    path: Path
+    root: Path | None
+
+    def resolve(self, location: str, label: str) -> Path:
+        """The file that a location means; it need not exist.
+
+        Raises:
+            ModelError: It is outside the model's folder and the external root.
+        """
+        outside = f"{label}: its external data {location!r} is outside the model's folder"
+        way_out = "; if you trust the model, allow that place with --external-root DIR"
+        if not location:
+            raise ModelError(f"{label}: its data is external, but no location is given")
+        if os.path.isabs(location) and self.root is None:
+            raise ModelError(f"{outside} (an absolute path){way_out}")
+        try:
+            file = (self.path / location).resolve()
+            allowed = [self.path.resolve(), *([self.root.resolve()] if self.root else [])]
+        except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL in the name
+            raise ModelError(f"{label}: its external data {location!r} is no possible file name ({error})") from error
+        if not any(file.is_relative_to(folder) for folder in allowed):
+            raise ModelError(f"{outside}{f' and outside {self.root}' if self.root else ''} ({file}){way_out}")
+        return file
+
+
+def region(tensor: onnx.TensorProto, nbytes: int | None, folder: Folder | None, label: str) -> Region:
+    """Read where the values of an external tensor are.
+
+    Args:
+        tensor: A tensor with `data_location` EXTERNAL.
+        nbytes: Bytes of its values, None where its type does not say.
+        folder: Where the model is; None for a model in memory.
+        label: What to call the tensor.
+
+    Raises:
+        ModelError: An entry is not what it must be, the length does not fit the shape, or the file may not be read.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    offset = _number(entries, "offset", label) or 0
+    length = _number(entries, "length", label)
+    if nbytes is not None and length is not None and length != nbytes:
+        raise ModelError(f"{label}: its external data has {length} bytes, where its shape needs {nbytes}")
+    location = entries.get("location", "")
+    file = folder.resolve(location, label) if folder else None
+    size = nbytes if nbytes is not None else length or 0
+    return Region(file, location, offset, size, "checksum" in entries)
+
+
+def _number(entries: dict[str, str], key: str, label: str) -> int | None:
+    if key not in entries:
+        return None
+    text = entries[key]
+    if not (text.isascii() and text.isdigit()) or int(text) >= 2**63:
+        raise ModelError(f"{label}: the {key} of its external data is {text!r}, not a number of bytes")
+    return int(text)
+
+
+def is_there(where: Region) -> bool:
+    """Whether the file exists and is long enough."""
+    return where.nbytes == 0 or _missing(where) is None
+
+
+def _missing(where: Region) -> str | None:
+    if where.file is None:
+        return "where the file lies is not known, as the model was given in memory"
+    try:
+        status = os.stat(where.file)
+    except OSError as error:
+        return error.strerror
+    if not stat.S_ISREG(status.st_mode):
+        return "not a regular file"
+    if status.st_size < where.offset + where.nbytes:
+        return f"the file has {status.st_size} bytes, {where.offset + where.nbytes} are needed"
+    return None
+
+
+def open_region(where: Region, label: str) -> FileSource:
+    """Open the file of a region.
+
+    Raises:
+        ModelError: It is missing, too short or cannot be read.
+    """
+    reason = _missing(where)
+    if reason is None and where.file is not None:
+        try:
+            return FileSource(where.file)
+        except OSError as error:
+            reason = error.strerror
+    raise ModelError(f"{label}: its external data {where.location!r} is missing or incomplete ({reason})")
