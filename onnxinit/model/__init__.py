@@ -1,6 +1,8 @@
 """A model file: wire scanner, skeleton, where each tensor's bytes lie, writer."""
 
 from onnxinit.model.file import ModelFile
+from onnxinit.model.stream import Chunk, Fresh
 from onnxinit.model.tensor import StoredTensor
+from onnxinit.model.write import build, write
 
-__all__ = ["ModelFile", "StoredTensor"]
+__all__ = ["Chunk", "Fresh", "ModelFile", "StoredTensor", "build", "write"]

@@ -71,20 +71,19 @@ class Message:
         parent: The message around it, None for the model.
         field: The name of the field of `parent` that holds it.
         index: Its ordinal in a repeated field, -1 in a singular one.
+        tag: Position of the tag of that field.
         head: Position of its length.
         start: Position of its first byte.
         end: Position after its last byte.
     """
 
-    __slots__ = ("end", "field", "head", "index", "parent", "start")
+    __slots__ = ("end", "field", "head", "index", "parent", "start", "tag")
 
-    def __init__(self, parent: Message | None, field: str, index: int, head: int, start: int, end: int) -> None:
+    def __init__(self, parent: Message | None, field: str, index: int, span: tuple[int, int, int, int]) -> None:
         self.parent = parent
         self.field = field
         self.index = index
-        self.head = head
-        self.start = start
-        self.end = end
+        self.tag, self.head, self.start, self.end = span
 
     @property
     def depth(self) -> int:
@@ -167,7 +166,7 @@ class _Scanner:
         self.base = 0
         self.limit = 0
         self.block = self.SMALL
-        self.found = Scan(Message(None, "", -1, 0, 0, source.size))
+        self.found = Scan(Message(None, "", -1, (0, 0, 0, source.size)))
 
     def run(self) -> Scan:
         self._message(self.found.root, "ModelProto", 0)
@@ -192,6 +191,7 @@ class _Scanner:
             if at + HEAD > limit and limit < size:
                 self._load(at)
                 window, base, limit = self.window, self.base, self.limit
+            begin = at
             try:
                 tag = window[at - base]
                 at += 1
@@ -220,7 +220,7 @@ class _Scanner:
                     if index:
                         raise SplitMessageError(f"{kind}.{name}")
                     index = -1
-                self._child(Message(message, name, index, head, at, stop), inner, depth + 1)
+                self._child(Message(message, name, index, (begin, head, at, stop)), inner, depth + 1)
                 window, base, limit = self.window, self.base, self.limit
             at = stop
         if at != end:

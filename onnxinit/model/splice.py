@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from onnxinit.model.external import Region
 from onnxinit.model.scan import Message
 from onnxinit.model.wire import Source, encode_varint
 
@@ -29,11 +30,18 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Bytes of the result: `content` is the position in the source that they are copied from, themselves, or a hole."""
+    """Bytes of the result.
+
+    Attributes:
+        at: Where they go.
+        nbytes: How many they are.
+        content: Where they come from: the position in the source that they are copied from, the bytes themselves,
+            fresh values, or a region of an external file.
+    """
 
     at: int
     nbytes: int
-    content: int | bytes | Hole
+    content: int | bytes | Hole | Region
 
 
 def _size(piece: bytes | Hole) -> int:
