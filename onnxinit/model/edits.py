@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import onnx
 
 from onnxinit.model.external import Region
-from onnxinit.model.file import SMALL, ModelFile, Place
+from onnxinit.model.file import ModelFile, Place
+from onnxinit.model.scan import SMALL
 from onnxinit.model.splice import Edit, Hole, Segment
 from onnxinit.model.tensor import StoredTensor
 from onnxinit.model.wire import bytes_head, fields

@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 
 from onnxinit.errors import ModelError
+from onnxinit.model.tensor import TensorFaultError
 from onnxinit.model.wire import FileSource
 
 
@@ -42,57 +43,61 @@ class Folder:
     path: Path
     root: Path | None
 
-    def resolve(self, location: str, label: str) -> Path:
+    def resolve(self, location: str) -> Path:
         """The file that a location means; it need not exist.
 
         Raises:
-            ModelError: It is outside the model's folder and the external root.
+            TensorFaultError: It is outside the model's folder and the external root.
         """
-        outside = f"{label}: its external data {location!r} is outside the model's folder"
+        outside = f"has external data {location!r} outside the model's folder"
         way_out = "; if you trust the model, allow that place with --external-root DIR"
         if not location:
-            raise ModelError(f"{label}: its data is external, but no location is given")
+            raise TensorFaultError("has external data without a location; export the model again")
         if os.path.isabs(location) and self.root is None:
-            raise ModelError(f"{outside} (an absolute path){way_out}")
+            raise TensorFaultError(f"{outside} (an absolute path){way_out}")
         try:
             file = (self.path / location).resolve()
             allowed = [self.path.resolve(), *([self.root.resolve()] if self.root else [])]
         except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL in the name
-            raise ModelError(f"{label}: its external data {location!r} is no possible file name ({error})") from error
+            raise TensorFaultError(f"has external data {location!r}, no possible file name ({error})") from error
         if not any(file.is_relative_to(folder) for folder in allowed):
-            raise ModelError(f"{outside}{f' and outside {self.root}' if self.root else ''} ({file}){way_out}")
+            besides = f" and outside {self.root}" if self.root else ""
+            raise TensorFaultError(f"{outside}{besides} ({file}){way_out}")
         return file
 
 
-def region(tensor: onnx.TensorProto, nbytes: int | None, folder: Folder | None, label: str) -> Region:
+def region(tensor: onnx.TensorProto, nbytes: int | None, folder: Folder | None) -> Region:
     """Read where the values of an external tensor are.
 
     Args:
         tensor: A tensor with `data_location` EXTERNAL.
         nbytes: Bytes of its values, None where its type does not say.
         folder: Where the model is; None for a model in memory.
-        label: What to call the tensor.
 
     Raises:
-        ModelError: An entry is not what it must be, the length does not fit the shape, or the file may not be read.
+        TensorFaultError: An entry cannot be, the length does not fit the shape, or the file may not be read.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    offset = _number(entries, "offset", label) or 0
-    length = _number(entries, "length", label)
+    offset = _number(entries, "offset") or 0
+    length = _number(entries, "length")
     if nbytes is not None and length is not None and length != nbytes:
-        raise ModelError(f"{label}: its external data has {length} bytes, where its shape needs {nbytes}")
+        raise TensorFaultError(
+            f"has {length} bytes of external data, but its shape needs {nbytes}; export the model again"
+        )
     location = entries.get("location", "")
-    file = folder.resolve(location, label) if folder else None
+    file = folder.resolve(location) if folder else None
     size = nbytes if nbytes is not None else length or 0
     return Region(file, location, offset, size, "checksum" in entries)
 
 
-def _number(entries: dict[str, str], key: str, label: str) -> int | None:
+def _number(entries: dict[str, str], key: str) -> int | None:
     if key not in entries:
         return None
     text = entries[key]
     if not (text.isascii() and text.isdigit()) or int(text) >= 2**63:
-        raise ModelError(f"{label}: the {key} of its external data is {text!r}, not a number of bytes")
+        raise TensorFaultError(
+            f"has external data whose {key} is {text!r}, not a number of bytes; export the model again"
+        )
     return int(text)
 
 
@@ -127,4 +132,4 @@ def open_region(where: Region, label: str) -> FileSource:
             return FileSource(where.file)
         except OSError as error:
             reason = error.strerror
-    raise ModelError(f"{label}: its external data {where.location!r} is missing or incomplete ({reason})")
+    raise ModelError(f"{label}: its external data {where.location!r} is missing or incomplete: {reason}; put it there")

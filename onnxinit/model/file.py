@@ -10,20 +10,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import EncodeError
 from onnx import helper, numpy_helper
 
 from onnxinit.errors import ModelError
 from onnxinit.model import external
 from onnxinit.model.check import check_graphs
 from onnxinit.model.external import Folder, Region
-from onnxinit.model.scan import Message, Scan, SplitMessageError, TensorSpan, scan
-from onnxinit.model.splice import Edit, render
-from onnxinit.model.tensor import StoredTensor, check_fit, describe, parse, raw_size, storage_of
-from onnxinit.model.wire import BytesSource, FileSource, MalformedError, Source
-
-SMALL = 1024  # bytes of values up to which a tensor stays in the skeleton
-PROTOBUF_LIMIT = 2**31 - 1  # bytes of a message that protobuf parses
+from onnxinit.model.scan import Scan, TensorSpan
+from onnxinit.model.skeleton import Skeleton
+from onnxinit.model.tensor import StoredTensor, TensorFaultError, check_fit, describe, parse, raw_size, storage_of
+from onnxinit.model.wire import BytesSource, FileSource, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +29,6 @@ class Place:
 
     span: TensorSpan
     region: Region | None
-    label: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +90,11 @@ class ModelFile:
             return external.is_there(place.region)
         return self.tensors[path].storage != "none" or self.tensors[path].nbytes == 0
 
+    def label(self, path: str) -> str:
+        """What to call a tensor in a message: the file, its name, place, type and shape."""
+        tensor = self.tensors[path]
+        return f"{self.path or 'the model'}: {describe(path, tensor.name, tensor.data_type, tensor.dims)}"
+
     def array(self, path: str) -> npt.NDArray[np.generic]:
         """Read the values of a tensor.
 
@@ -105,19 +106,19 @@ class ModelFile:
         """
         tensor, place = self.tensors[path], self.places[path]
         if not self.has_data(path) and place.region is None:
-            raise ModelError(f"{place.label} has no values in the file")
+            raise ModelError(f"{self.label(path)} has no values in the file, but they are needed")
         if place.region is not None:
             where = place.region
-            raw = external.open_region(where, place.label).read(where.offset, where.offset + where.nbytes)
+            raw = external.open_region(where, self.label(path)).read(where.offset, where.offset + where.nbytes)
         elif tensor.storage == "raw_data" and len(place.span.runs) == place.span.runs[0].pieces == 1:
             raw = self.source.read(place.span.runs[0].body, place.span.runs[0].end)
         else:
-            return _decode(parse(self.source, place.span), place.label)
+            return _decode(parse(place.span), self.label(path))
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if dtype.itemsize * int(np.prod(tensor.dims, dtype=object)) == tensor.nbytes == len(raw):
             return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.dims)
         packed = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw)
-        return _decode(packed, place.label)
+        return _decode(packed, self.label(path))
 
 
 def _decode(tensor: onnx.TensorProto, label: str) -> npt.NDArray[np.generic]:
@@ -149,77 +150,41 @@ def _open(path: Path) -> FileSource:
 
 
 def _read(path: Path | None, source: Source, name: str, folder: Folder | None) -> ModelFile:
-    try:
-        try:
-            found = scan(source)
-        except SplitMessageError as error:
-            source = _merged(source, name, str(error))
-            found = scan(source)
-        proto = onnx.ModelProto.FromString(_skeleton(source, found))
-    except (MalformedError, DecodeError) as error:
-        raise ModelError(f"{name}: is not an ONNX model, or damaged or cut short ({error})") from error
-    if not found.has_graph:
-        raise ModelError(f"{name}: has no graph, so it is not an ONNX model")
+    skeleton = Skeleton(source, name)
     tensors: dict[str, StoredTensor] = {}
     places: dict[str, Place] = {}
-    protos: dict[Message, onnx.TensorProto] = {found.root: proto}
-    for span in found.tensors:
-        stored, place = _tensor(source, span, _find(protos, span.message), name, folder)
+    for span in skeleton.scan.tensors:
+        stored, place = _tensor(span, skeleton.find(span.message), name, folder)
         tensors[stored.path] = stored
         places[stored.path] = place
-    check_graphs(proto, name)
-    return ModelFile(path, proto, tensors, source, found, places)
+    check_graphs(skeleton.proto, name)
+    return ModelFile(path, skeleton.proto, tensors, skeleton.source, skeleton.scan, places)
 
 
-def _merged(source: Source, name: str, message: str) -> BytesSource:
-    """Bring a file whose messages are in several parts to the usual form, by parsing and serialising it."""
-    if source.size > PROTOBUF_LIMIT:
-        raise ModelError(f"{name}: gives {message} in two parts, and is too large to merge them; write it in one part")
-    return BytesSource(onnx.ModelProto.FromString(source.read(0, source.size)).SerializeToString())
-
-
-def _skeleton(source: Source, found: Scan) -> bytes:
-    """The file without the values of the tensors that have more than `SMALL` bytes of them."""
-    large = (span for span in found.tensors if span.nbytes > SMALL)
-    data = render(source, [Edit(span.message, run.start, run.end) for span in large for run in span.runs])
-    if len(data) > PROTOBUF_LIMIT:
-        raise DecodeError("the graph alone has 2 GB")
-    return data
-
-
-def _find(protos: dict[Message, onnx.TensorProto], message: Message) -> onnx.TensorProto:
-    """The parsed message at a place in the file."""
-    if message not in protos and message.parent is not None:
-        value = getattr(_find(protos, message.parent), message.field)
-        protos[message] = value if message.index < 0 else value[message.index]
-    return protos[message]
-
-
-def _tensor(
-    source: Source, span: TensorSpan, tensor: onnx.TensorProto, name: str, folder: Folder | None
-) -> tuple[StoredTensor, Place]:
+def _tensor(span: TensorSpan, tensor: onnx.TensorProto, name: str, folder: Folder | None) -> tuple[StoredTensor, Place]:
     path = span.message.path
-    label = f"{name}: {describe(path, tensor)}"
-    if not isinstance(tensor.name, str):
-        raise ModelError(f"{label}: its name is not UTF-8 text; the file is damaged")
-    nbytes = raw_size(tensor, label)
-    where: Region | None = None
+    stored_in = "external" if tensor.data_location == onnx.TensorProto.EXTERNAL else storage_of(span, tensor)
     identity: tuple[object, ...] = ("at", path)
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        storage = "external"
-        where = external.region(tensor, nbytes, folder, label)
-        if where.nbytes:
-            identity = ("external", str(where.file or where.location), where.offset, where.nbytes)
-    else:
-        storage = storage_of(span)
-        check_fit(source, span, tensor, nbytes, label)
+    if not isinstance(tensor.name, str):
+        raise ModelError(f"{name}: the name of a tensor ({path}) is not UTF-8 text; export the model again")
+    where: Region | None = None
+    try:
+        nbytes = raw_size(tensor)
+        if stored_in == "external":
+            where = external.region(tensor, nbytes, folder)
+            nbytes = where.nbytes
+            identity = ("external", str(where.file or where.location), where.offset, nbytes) if nbytes else identity
+        else:
+            check_fit(span, tensor, stored_in, nbytes)
+    except TensorFaultError as fault:
+        raise ModelError(f"{name}: {describe(path, tensor.name, tensor.data_type, tensor.dims)} {fault}") from fault
     stored = StoredTensor(
         path,
         tensor.name,
         tuple(tensor.dims),
         tensor.data_type,
-        storage,
+        stored_in,
         span.nbytes if nbytes is None else nbytes,
         identity,
     )
-    return stored, Place(span, where, label)
+    return stored, Place(span, where)

@@ -5,10 +5,24 @@ The scanner walks only the messages that can hold tensors and jumps over everyth
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from onnxinit.model.wire import BYTES, FIXED32, FIXED64, HEAD, VARINT, MalformedError, Source, decode_varint, extent
+from onnxinit.model.wire import (
+    BYTES,
+    FIXED32,
+    FIXED64,
+    GROUP,
+    HEAD,
+    VARINT,
+    MalformedError,
+    Source,
+    decode_varint,
+    extent,
+)
 
+SMALL = 1024  # bytes of values up to which a tensor is read with the graph
 DEPTH = 100  # messages within messages: the limit of protobuf's own parsers
 GROUP_LIMIT = 1 << 20  # bytes in an unknown group that are looked through for its end
 
@@ -38,6 +52,7 @@ TABLE = {
     "TrainingInfoProto": {1: ("initialization", "GraphProto", False), 2: ("algorithm", "GraphProto", False)},
     "SparseTensorProto": {1: ("values", "TensorProto", False), 2: ("indices", "TensorProto", False)},
 }
+_WITH_NODES = {"GraphProto", "FunctionProto"}
 _BY_TAG = {
     message: {number << 3 | BYTES: child for number, child in children.items()} for message, children in TABLE.items()
 }
@@ -120,23 +135,59 @@ class Run:
     nbytes: int
 
 
+# Of a tensor: where its values lie, and start and end of the fields that speak of external data.
+Fields = tuple[list[Run], list[tuple[int, int]]]
+
+
 @dataclass(slots=True)
 class TensorSpan:
-    """Where a tensor lies, where its values lie in it, and the fields that speak of external data (start, end)."""
+    """Where a tensor lies, and (of a small one not before it is asked for) where its values lie in it."""
 
     message: Message
-    runs: list[Run] = field(default_factory=list)
-    external: list[tuple[int, int]] = field(default_factory=list)
+    source: Source
+    found: Fields | None = None
+
+    def fields(self) -> Fields:
+        """Where the values lie, and the fields that speak of external data."""
+        if self.found is None:
+            self.found = Scanner(self.source).tensor(self.message)
+        return self.found
+
+    @property
+    def runs(self) -> list[Run]:
+        """Where the values lie."""
+        return self.fields()[0]
+
+    @property
+    def external(self) -> list[tuple[int, int]]:
+        """Start and end of the fields that speak of external data."""
+        return self.fields()[1]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all values in the message."""
         return sum(run.nbytes for run in self.runs)
 
+    @property
+    def is_large(self) -> bool:
+        """Whether there are more than `SMALL` bytes of values."""
+        return self.found is not None and self.nbytes > SMALL
+
+
+# A message on the way down, cheaper than `Message`: what is around it, field, index, tag, head, start, end.
+Frame = tuple[Any, str, int, int, int, int, int]
+
 
 @dataclass(slots=True)
 class Scan:
-    """What a scan finds, in file order."""
+    """What a scan finds.
+
+    Attributes:
+        root: The model.
+        tensors: Every tensor, in file order.
+        metadata: The entries of the model's metadata.
+        has_graph: Whether the model has a main graph.
+    """
 
     root: Message
     tensors: list[TensorSpan] = field(default_factory=list)
@@ -144,20 +195,13 @@ class Scan:
     has_graph: bool = False
 
 
-def scan(source: Source) -> Scan:
-    """Find every tensor of a model.
+class Scanner:
+    """Reads a source through a window that grows while reading is sequential and shrinks after a jump.
 
-    Raises:
-        MalformedError: The bytes are no protobuf message, or cut short.
-        SplitMessageError: A message that can be there once is given in two parts.
+    The inner loop is the price of opening a model, so that it reads the common one-byte tags and lengths itself.
     """
-    return _Scanner(source).run()
 
-
-class _Scanner:
-    """One pass over a source through a window that grows while reading is sequential and shrinks after a jump."""
-
-    SMALL, LARGE = 1 << 12, 1 << 18
+    LEAST, MOST = 1 << 12, 1 << 18  # bytes of the window
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -165,52 +209,87 @@ class _Scanner:
         self.window = b""
         self.base = 0
         self.limit = 0
-        self.block = self.SMALL
-        self.found = Scan(Message(None, "", -1, (0, 0, 0, source.size)))
+        self.block = self.LEAST
+        self.first = True  # small nodes are left for later
+        self.nodes: list[tuple[Message, list[Frame]]] = []
+        root = Message(None, "", -1, (0, 0, 0, source.size))
+        self.messages = {0: root}  # by head
+        self.found = Scan(root)
 
-    def run(self) -> Scan:
-        self._message(self.found.root, "ModelProto", 0)
+    def model(self) -> Scan:
+        """Find the tensors of a model, but for those in small nodes.
+
+        Raises:
+            MalformedError: The bytes are no protobuf message, or cut short.
+            SplitMessageError: A message that can be there once is given in two parts.
+        """
+        self._message((None, "", -1, 0, 0, 0, self.size), "ModelProto", 0)
         return self.found
+
+    def small_nodes(self, holds: Callable[[Message], Sequence[bool]]) -> None:
+        """Find the tensors of the small nodes as well.
+
+        Args:
+            holds: For a graph or function, which of its nodes hold tensors or graphs.
+
+        Raises:
+            SplitMessageError: As for `model`.
+        """
+        self.first = False
+        for around, frames in self.nodes:
+            hold, depth = holds(around), around.depth + 1
+            for frame in frames:
+                if hold[frame[2]]:
+                    self._load(frame[5])
+                    self._message(frame, "NodeProto", depth)
+        self.found.tensors.sort(key=lambda span: span.message.start)
 
     def _load(self, at: int, block: int = 0) -> None:
         """Put the window at `at`."""
-        near = at <= self.limit
-        self.block = min(2 * self.block, self.LARGE) if near else self.SMALL
+        if self.base <= at and at + HEAD <= self.limit and not block:
+            return
+        near = self.base <= at <= self.limit
+        self.block = min(2 * self.block, self.MOST) if near else self.LEAST
         self.base = at
         self.limit = min(at + max(self.block, block), self.size)
         self.window = self.source.read(at, self.limit)
 
-    def _message(self, message: Message, kind: str, depth: int) -> None:
+    def _field(self, at: int) -> tuple[int, int, int, int]:
+        """Tag, position after the tag, and start and end of the value of the field at `at`, of any form."""
+        if at + HEAD > self.limit < self.size:
+            self._load(at)
+        base = self.base
+        tag, after = decode_varint(self.window, at - base)
+        if tag & 7 == GROUP:
+            self._load(at, GROUP_LIMIT)
+            base, after = at, after - at + base
+        start, end = extent(self.window, tag, after)
+        return tag, after + base, start + base, end + base
+
+    def _message(self, frame: Frame, kind: str, depth: int) -> None:
         if depth > DEPTH:
             raise MalformedError(f"more than {DEPTH} messages within each other")
         children = _BY_TAG[kind]
+        skip = self.first and kind in _WITH_NODES
         counts: dict[int, int] = {}
-        at, end, size = message.start, message.end, self.size
+        small: list[Frame] = []
+        at, end = frame[5:]
         window, base, limit = self.window, self.base, self.limit
         while at < end:
-            if at + HEAD > limit and limit < size:
-                self._load(at)
+            if at + HEAD > limit:
+                if limit < self.size:
+                    self._load(at)
                 window, base, limit = self.window, self.base, self.limit
-            begin = at
-            try:
-                tag = window[at - base]
-                at += 1
-                if tag > 0x7F:
-                    tag, at = self._varint(at - 1)
-                if tag & 7 != BYTES or tag < 8:
-                    at = self._skip(tag, at)
-                    window, base, limit = self.window, self.base, self.limit
-                    continue
-                head = at
-                length = window[at - base]
-                at += 1
-            except IndexError:
-                raise MalformedError(f"a field is cut short at byte {at}") from None
-            if length > 0x7F:
-                length, at = self._varint(head)
-            stop = at + length
+            i = at - base
+            tag, length = window[i : i + 2] if i + 2 <= len(window) else (0, 0)
+            if tag & 7 == BYTES and 8 < tag < 0x80 and length < 0x80:
+                head, start = at + 1, at + 2
+                stop = start + length
+            else:
+                tag, head, start, stop = self._field(at)
+                window, base, limit = self.window, self.base, self.limit
             if stop > end:
-                raise MalformedError(f"a field at byte {head} says {length} bytes, {end - at} are there")
+                raise MalformedError(f"a field at byte {at} ends {stop - end} bytes after what it belongs to")
             child = children.get(tag)
             if child is not None:
                 name, inner, repeated = child
@@ -220,57 +299,50 @@ class _Scanner:
                     if index:
                         raise SplitMessageError(f"{kind}.{name}")
                     index = -1
-                self._child(Message(message, name, index, (begin, head, at, stop)), inner, depth + 1)
-                window, base, limit = self.window, self.base, self.limit
+                inside = (frame, name, index, at, head, start, stop)
+                if skip and name == "node" and stop - start <= SMALL:
+                    small.append(inside)
+                else:
+                    self._child(inside, inner, depth + 1)
+                    window, base, limit = self.window, self.base, self.limit
             at = stop
-        if at != end:
-            raise MalformedError(f"a message is cut short at byte {end}")
+        if small:
+            self.nodes.append((self._keep(frame), small))
 
-    def _child(self, message: Message, kind: str, depth: int) -> None:
+    def _child(self, frame: Frame, kind: str, depth: int) -> None:
         if kind == "TensorProto":
-            self._tensor(message)
+            span = TensorSpan(self._keep(frame), self.source)
+            if span.message.end - span.message.start > SMALL:
+                span.found = self.tensor(span.message)
+            self.found.tensors.append(span)
         elif kind == "StringStringEntryProto":
-            self.found.metadata.append(message)
+            self.found.metadata.append(self._keep(frame))
         else:
-            if kind == "GraphProto":
-                self.found.has_graph = True
-            self._message(message, kind, depth)
+            self.found.has_graph |= depth == 1 and kind == "GraphProto"
+            self._message(frame, kind, depth)
 
-    def _tensor(self, message: Message) -> None:
-        span = TensorSpan(message)
-        self.found.tensors.append(span)
+    def _keep(self, frame: Frame) -> Message:
+        """Make the message of a frame, and those around it."""
+        around, name, index, tag, head, start, end = frame
+        if head not in self.messages:
+            self.messages[head] = Message(self._keep(around), name, index, (tag, head, start, end))
+        return self.messages[head]
+
+    def tensor(self, message: Message) -> Fields:
+        """Find the values of a tensor, and what it says of external data."""
+        runs: list[Run] = []
+        external: list[tuple[int, int]] = []
         at, end = message.start, message.end
         while at < end:
-            start = at
-            if at + HEAD > self.limit and self.limit < self.size:
-                self._load(at)
-            tag, at = self._varint(at)
-            if tag & 7 == BYTES and tag > 7:
-                length, body = self._varint(at)
-                at = body + length
-            else:
-                body = at
-                at = self._skip(tag, at)
+            begin = at
+            tag, _, body, at = self._field(at)
             if at > end:
-                raise MalformedError(f"a field of {message.path} at byte {start} ends after the tensor")
+                raise MalformedError(f"a field at byte {begin} ends {at - end} bytes after its tensor")
             if tag in PAYLOADS:
-                _extend(span.runs, PAYLOADS[tag], start, body, at)
+                _extend(runs, PAYLOADS[tag], begin, body, at)
             elif tag in (EXTERNAL_DATA, DATA_LOCATION):
-                span.external.append((start, at))
-
-    def _varint(self, at: int) -> tuple[int, int]:
-        value, end = decode_varint(self.window, at - self.base)
-        return value, end + self.base
-
-    def _skip(self, tag: int, at: int) -> int:
-        """Position after the value of a field that holds no message of ours; `at` is after its tag."""
-        wire = tag & 7
-        if wire == VARINT and tag > 7:
-            return self._varint(at)[1]
-        if wire in (FIXED32, FIXED64) and tag > 7:
-            return at + (4 if wire == FIXED32 else 8)
-        self._load(at, GROUP_LIMIT)
-        return extent(self.window, tag, at - self.base)[1] + self.base
+                external.append((begin, at))
+        return runs, external
 
 
 def _extend(runs: list[Run], name: str, start: int, body: int, end: int) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx
 
-from onnxinit.errors import ModelError
-from onnxinit.model.scan import Run, TensorSpan
-from onnxinit.model.wire import Source
+from onnxinit.model.scan import TensorSpan
 
 _T = onnx.TensorProto
 _LARGEST = 2**63 - 1
@@ -46,7 +45,10 @@ _TYPES: dict[int, tuple[int, str, float]] = {
     27: (6, _INT32, 1),  # float6e2m3
     28: (6, _INT32, 1),  # float6e3m2
 }
-_FIXED = {"float_data": 4, "double_data": 8}
+_CONTINUED = bytes(range(0x80, 0x100))  # every byte of a varint but its last
+
+# Where embedded values can be.
+FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,82 +75,85 @@ class StoredTensor:
     identity: tuple[object, ...]
 
 
-def describe(path: str, tensor: onnx.TensorProto) -> str:
+class TensorFaultError(Exception):
+    """What is wrong with a tensor; whoever catches it says which tensor it is."""
+
+
+def describe(path: str, name: str, data_type: int, dims: Iterable[int]) -> str:
     """What to call a tensor in a message: its name, place, type and shape."""
-    kind = _T.DataType.Name(tensor.data_type).lower() if tensor.data_type in _TYPES or tensor.data_type == 8 else "?"
-    return f"tensor {tensor.name!r} ({path}, {kind}{list(tensor.dims)})"
+    known = data_type in _T.DataType.values()
+    kind = _T.DataType.Name(data_type).lower() if known else f"type {data_type}"
+    return f"tensor {name!r} ({path}, {kind} {list(dims)})"
 
 
-def raw_size(tensor: onnx.TensorProto, label: str) -> int | None:
+def raw_size(tensor: onnx.TensorProto) -> int | None:
     """Bytes that the values take as raw data: elements x bits / 8, rounded up; None where the type has no such form.
 
     Raises:
-        ModelError: A dimension is negative, or the size has no 64-bit number.
+        TensorFaultError: A dimension is negative, or the size has no 64-bit number.
     """
     if any(n < 0 for n in tensor.dims):
-        raise ModelError(f"{label} has a negative dimension; a stored tensor must have a full shape")
-    if math.prod(tensor.dims) > _LARGEST:
-        raise ModelError(
-            f"{label} has more elements than 64 bits can count; the file is damaged or not meant to be read"
-        )
-    if tensor.data_type not in _TYPES:
-        return None
-    nbytes: int = -(-math.prod(tensor.dims) * _TYPES[tensor.data_type][0] // 8)
-    if nbytes > _LARGEST:
-        raise ModelError(f"{label} has more bytes than 64 bits can count; the file is damaged or not meant to be read")
-    return nbytes
+        raise TensorFaultError("has a negative dimension, but a stored tensor has a full shape; export the model again")
+    bits = _TYPES[tensor.data_type][0] if tensor.data_type in _TYPES else None
+    elements = math.prod(tensor.dims)
+    if elements * (bits or 8) // 8 > _LARGEST:
+        raise TensorFaultError("has dimensions whose product overflows 64 bits; export the model again")
+    return None if bits is None else -(-elements * bits // 8)
 
 
-def storage_of(span: TensorSpan) -> str:
-    """The field that holds the embedded values. Readers take raw data where a typed field is there as well."""
-    filled = [run.field for run in span.runs if run.nbytes or run.field == "string_data"]
-    return "raw_data" if "raw_data" in filled else filled[0] if filled else "none"
+def storage_of(span: TensorSpan, tensor: onnx.TensorProto) -> str:
+    """The field that holds the embedded values; readers take raw data where a typed field is there as well.
+
+    Args:
+        span: Where the tensor lies.
+        tensor: The tensor, its values left out if they are large.
+    """
+    filled = {run.field for run in span.runs if run.nbytes} if span.is_large else ()
+    for field in FIELDS:
+        if field in filled or (not span.is_large and len(getattr(tensor, field))):
+            return field
+    return "none"
 
 
-def check_fit(source: Source, span: TensorSpan, tensor: onnx.TensorProto, nbytes: int | None, label: str) -> None:
+def check_fit(span: TensorSpan, tensor: onnx.TensorProto, storage: str, nbytes: int | None) -> None:
     """See that the embedded values are as many as the shape says.
 
     Raises:
-        ModelError: They are not, or stand in a field that is not for their type.
+        TensorFaultError: They are not, or stand in a field that is not for their type.
     """
-    storage = storage_of(span)
     if storage == "none" or (nbytes is None and tensor.data_type != _T.STRING):
         return
-    runs = [run for run in span.runs if run.field == storage]
+    field, per = ("string_data", 1.0) if nbytes is None else _TYPES[tensor.data_type][1:]
     if storage == "raw_data" and nbytes is not None:
-        # Given several times, the last one counts: a parser knows.
-        there = runs[0].nbytes if len(runs) == runs[0].pieces == 1 else len(parse(source, span).raw_data)
         expected, what = nbytes, "bytes of raw_data"
-    else:
-        field, per = ("string_data", 1.0) if nbytes is None else _TYPES[tensor.data_type][1:]
-        if field != storage:
-            raise ModelError(f"{label} has its values in {storage}, where its type needs {field}")
-        there = _count(source, span, runs)
+    elif storage == field:
         expected, what = math.ceil(math.prod(tensor.dims) * per), f"values in {storage}"
+    else:
+        raise TensorFaultError(f"has its values in {storage}, but its type needs {field}; export the model again")
+    there = _count(span, storage) if span.is_large else len(getattr(tensor, storage))
     if there != expected:
-        raise ModelError(f"{label} has {there} {what}, where its shape needs {expected}")
+        raise TensorFaultError(f"has {there} {what}, but its shape needs {expected}; export the model again")
 
 
-def _count(source: Source, span: TensorSpan, runs: list[Run]) -> int:
-    """Number of values in a typed field."""
-    field = runs[0].field
-    if field in _FIXED:
-        return sum(run.nbytes for run in runs) // _FIXED[field]
-    if field == "string_data":
+def _count(span: TensorSpan, storage: str) -> int:
+    """Number of values in a field of a large tensor, bytes in the case of raw data."""
+    runs = [run for run in span.runs if run.field == storage]
+    fixed = {"float_data": 4, "double_data": 8}.get(storage)
+    if fixed:
+        return sum(run.nbytes for run in runs) // fixed
+    if storage == "string_data":
         return sum(run.pieces for run in runs)
-    if len(runs) > 1 or runs[0].pieces > 1:
-        return len(getattr(parse(source, span), field))
-    count = 0
-    for at in range(runs[0].body, runs[0].end, _BLOCK):
-        block = source.read(at, min(at + _BLOCK, runs[0].end))
-        count += len(block.translate(None, _CONTINUED))
-    return count
+    if len(runs) > 1 or runs[0].pieces > 1:  # in parts: of raw data, the last counts
+        return len(getattr(parse(span), storage))
+    if storage == "raw_data":
+        return runs[0].nbytes
+    return sum(
+        len(span.source.read(at, min(at + _BLOCK, runs[0].end)).translate(None, _CONTINUED))
+        for at in range(runs[0].body, runs[0].end, _BLOCK)
+    )
 
 
-_CONTINUED = bytes(range(0x80, 0x100))  # every byte of a varint but its last
-
-
-def parse(source: Source, span: TensorSpan) -> onnx.TensorProto:
+def parse(span: TensorSpan) -> onnx.TensorProto:
     """Read a whole embedded tensor."""
-    tensor: onnx.TensorProto = _T.FromString(source.read(span.message.start, span.message.end))
+    tensor: onnx.TensorProto = _T.FromString(span.source.read(span.message.start, span.message.end))
     return tensor

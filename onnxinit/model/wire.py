@@ -96,6 +96,8 @@ def decode_varint(data: bytes, at: int) -> tuple[int, int]:
     Raises:
         MalformedError: It is longer than ten bytes or cut short.
     """
+    if at < len(data) and data[at] < 0x80:  # most often
+        return data[at], at + 1
     value = 0
     for i in range(10):
         if at + i >= len(data):

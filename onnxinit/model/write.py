@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 
 from onnxinit.errors import ModelError
-from onnxinit.model import edits, external, file
+from onnxinit.model import edits, external, skeleton
 from onnxinit.model.edits import DataFile
 from onnxinit.model.external import Region
 from onnxinit.model.file import ModelFile
@@ -105,7 +105,7 @@ def build(
     """
     _check_sizes(model, fresh)
     segments, size = splice(model.source.size, edits.model_edits(model, fresh, DataFile(""), metadata))
-    if size > file.PROTOBUF_LIMIT:
+    if size > skeleton.PROTOBUF_LIMIT:
         raise ModelError(f"the model would have {size} bytes, more than protobuf takes; write it to a file instead")
     buffer = bytearray(size)
     view = memoryview(buffer)
@@ -128,7 +128,7 @@ def _check_kept(model: ModelFile, data: DataFile) -> None:
     """See that the values are there that must be copied, before anything is written."""
     for path, segment in data.of.items():
         if isinstance(segment.content, Region) and not external.is_there(segment.content):
-            external.open_region(segment.content, f"{model.places[path].label}, which is kept")
+            external.open_region(segment.content, f"{model.label(path)}, which is kept")
 
 
 def _layout(
@@ -138,7 +138,7 @@ def _layout(
     for spill in (False, True):
         data = edits.data_file(model, fresh, name, spill=spill)
         segments, size = splice(model.source.size, edits.model_edits(model, fresh, data, metadata))
-        if size <= file.PROTOBUF_LIMIT:
+        if size <= skeleton.PROTOBUF_LIMIT:
             return data, segments, size
     raise ModelError(f"{model.path}: without its tensors the result has {size} bytes, more than protobuf takes")
 
