@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -42,6 +42,7 @@ class Folder:
 
     path: Path
     root: Path | None
+    _found: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
 
     def resolve(self, location: str) -> Path:
         """The file that a location means; it need not exist.
@@ -49,6 +50,8 @@ class Folder:
         Raises:
             TensorFaultError: It is outside the model's folder and the external root.
         """
+        if location in self._found:
+            return self._found[location]
         outside = f"has external data {location!r} outside the model's folder"
         way_out = "; if you trust the model, allow that place with --external-root DIR"
         if not location:
@@ -63,6 +66,7 @@ class Folder:
         if not any(file.is_relative_to(folder) for folder in allowed):
             besides = f" and outside {self.root}" if self.root else ""
             raise TensorFaultError(f"{outside}{besides} ({file}){way_out}")
+        self._found[location] = file
         return file
 
 

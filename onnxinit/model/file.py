@@ -19,7 +19,16 @@ from onnxinit.model.check import check_graphs
 from onnxinit.model.external import Folder, Region
 from onnxinit.model.scan import Scan, TensorSpan
 from onnxinit.model.skeleton import Skeleton
-from onnxinit.model.tensor import StoredTensor, TensorFaultError, check_fit, describe, parse, raw_size, storage_of
+from onnxinit.model.tensor import (
+    StoredTensor,
+    TensorFaultError,
+    check_fit,
+    describe,
+    is_byte_wise,
+    parse,
+    raw_size,
+    storage_of,
+)
 from onnxinit.model.wire import BytesSource, FileSource, Source
 
 
@@ -114,8 +123,8 @@ class ModelFile:
             raw = self.source.read(place.span.runs[0].body, place.span.runs[0].end)
         else:
             return _decode(parse(place.span), self.label(path))
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        if dtype.itemsize * int(np.prod(tensor.dims, dtype=object)) == tensor.nbytes == len(raw):
+        if is_byte_wise(tensor.data_type):  # without the copies that a message makes
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.dims)
         packed = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw)
         return _decode(packed, self.label(path))

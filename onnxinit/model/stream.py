@@ -64,16 +64,20 @@ def jobs(segments: Iterable[Segment], source: Source, fresh: Mapping[str, Fresh]
         if isinstance(content, bytes):
             yield Job(segment.at, segment.nbytes, partial(bytes, content), False)
         elif isinstance(content, Hole):
+            total = 0
             for chunk in fresh[content.path].chunks():
+                total += chunk.nbytes
                 if chunk.offset < 0 or chunk.offset + chunk.nbytes > segment.nbytes:
                     raise ValueError(f"a chunk of {content.path} lies outside the tensor")
                 yield Job(segment.at + chunk.offset, chunk.nbytes, chunk.draw, True)
-        elif isinstance(content, Region):
+            if total != segment.nbytes:
+                raise ValueError(f"the chunks of {content.path} have {total} of {segment.nbytes} bytes")
+        elif isinstance(content, Region) and content.nbytes:
             file = str(content.file)
             if file not in opened:
                 opened[file] = open_region(content, "a kept tensor")
             yield from _copy(opened[file], content.offset, segment)
-        else:
+        elif isinstance(content, int):
             yield from _copy(source, content, segment)
 
 

@@ -86,6 +86,11 @@ def describe(path: str, name: str, data_type: int, dims: Iterable[int]) -> str:
     return f"tensor {name!r} ({path}, {kind} {list(dims)})"
 
 
+def is_byte_wise(data_type: int) -> bool:
+    """Whether an element of the type takes whole bytes in raw data."""
+    return data_type in _TYPES and _TYPES[data_type][0] % 8 == 0
+
+
 def raw_size(tensor: onnx.TensorProto) -> int | None:
     """Bytes that the values take as raw data: elements x bits / 8, rounded up; None where the type has no such form.
 

@@ -140,7 +140,9 @@ def _layout(
         segments, size = splice(model.source.size, edits.model_edits(model, fresh, data, metadata))
         if size <= skeleton.PROTOBUF_LIMIT:
             return data, segments, size
-    raise ModelError(f"{model.path}: without its tensors the result has {size} bytes, more than protobuf takes")
+    raise ModelError(
+        f"{model.path or 'the model'}: without its tensors the result has {size} bytes, more than protobuf takes"
+    )
 
 
 def _with_sums(
@@ -223,6 +225,8 @@ class _Target:
         """Refuse to write where it would harm something."""
         if path.is_dir():
             raise ModelError(f"{path}: is a folder; give the name of a file")
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{path}: is not a regular file; give another name")
         if not self.folder.is_dir():
             raise ModelError(f"{path}: there is no folder {str(self.folder)!r}; make it first")
         if _same(path, self.model.path):
