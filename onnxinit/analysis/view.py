@@ -40,6 +40,7 @@ class Value:
         where: How it is stored: initializer, constant, sparse, or "" where it is not.
         shape: Dimensions as far as known (None for an unknown one); None for an unknown rank.
         dtype: ONNX element type, 0 where unknown.
+        elements: The elements of a small integer value as far as known (None for an unknown one), in order.
         static: Whether it follows from stored tensors alone.
         is_input: Whether a feed can set it.
         is_output: Whether the main graph hands it out.
@@ -55,6 +56,7 @@ class Value:
     where: str = ""
     shape: tuple[int | None, ...] | None = None
     dtype: int = 0
+    elements: tuple[int | None, ...] | None = None
     static: bool = False
     is_input: bool = False
     is_output: bool = False
@@ -383,14 +385,17 @@ class GraphView:
             if node.op in ("@Carry", "@If", "@Step"):
                 continue
             fixed = all(v is None or v.static for v in node.inputs)
-            for value in node.outputs:
-                if value is not None:
-                    value.static = fixed
+            for made in node.outputs:
+                if made is not None:
+                    made.static = fixed
 
 
 def _through_identity(value: Value) -> Value:
-    while value.producer is not None and value.producer.op == "Identity" and value.producer.inputs[0] is not None:
-        value = value.producer.inputs[0]
+    while value.producer is not None and value.producer.op == "Identity":
+        before = value.producer.input(0)
+        if before is None:
+            break
+        value = before
     return value
 
 

@@ -1,0 +1,303 @@
+"""The analysis of a model file: every tensor, what it is, or why it is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from onnxinit.analysis.arithmetic import Constant
+from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
+from onnxinit.analysis.norms import find_norms
+from onnxinit.analysis.operators import Reading
+from onnxinit.analysis.recurrence import find_cells
+from onnxinit.analysis.shapes import fill_shapes
+from onnxinit.analysis.shaping import layout_of
+from onnxinit.analysis.surroundings import Surroundings
+from onnxinit.analysis.view import GraphView, Node, Value
+from onnxinit.analysis.walker import Found, Walker
+from onnxinit.analysis.weight import FAN_ROLES, Activation, Analysis, Kept, Layout, Use, Weight, Where
+from onnxinit.errors import ModelError
+from onnxinit.model import ModelFile, StoredTensor
+
+# Of several roles that the uses of one tensor give it, the first here is the tensor's.
+_PRIORITY = (
+    "embedding", "recurrent_weight", "input_weight", "weight", "peephole", "norm_scale", "norm_shift", "running_mean",
+    "running_var", "prelu_slope", "bias", "layer_scale", "positional", "token", "other",
+)  # fmt: skip
+_INTEGER_WEIGHTS = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A stored tensor with its values in the view (several where a function is called several times)."""
+
+    stored: StoredTensor
+    values: tuple[Value, ...]
+    found: tuple[Found, ...] = ()
+
+    def reading(self) -> tuple[Found, Reading] | None:
+        """The deciding use: the first in topological order of the highest role."""
+        ranked = [(f, f.verdict) for f in self.found if isinstance(f.verdict, Reading)]
+        return min(ranked, key=lambda fr: _PRIORITY.index(fr[1].role)) if ranked else None
+
+
+def analyse(file: ModelFile) -> Analysis:
+    """Say of every tensor of a model what it is.
+
+    Args:
+        file: The model; external data need not be there.
+
+    Returns:
+        The weights in file order and the kept tensors with their reasons.
+
+    Raises:
+        ModelError: The graph has a cycle or a function calls itself.
+    """
+    view = GraphView(_with_shapes(file.proto))
+    fill_shapes(view)
+    norms = find_norms(view)
+    flow = Flow(view)
+    walker = Walker(view, norms, flow, Reader(file))
+    tensors = _read_all(file, view, walker)
+    tensors = _name_cells(view, tensors)
+    return _Assembly(file, view, tensors).analysis(bool(norms))
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return model  # the walk does with what the file says
+
+
+_MOST_READ = 1 << 26  # bytes; a larger tensor is no mask and no table of constants that a look would tell
+
+
+class Reader:
+    """The values of stored tensors, for the few questions that topology leaves open."""
+
+    def __init__(self, file: ModelFile):
+        self._file = file
+
+    def __call__(self, path: str) -> npt.NDArray[np.generic] | None:
+        """The values of a tensor, None where its data is missing."""
+        stored = self._file.tensors.get(path)
+        if stored is None or stored.nbytes > _MOST_READ or not self._file.has_data(path):
+            return None
+        try:
+            return self._file.array(path)
+        except ModelError:
+            return None
+
+
+def _read_all(file: ModelFile, view: GraphView, walker: Walker) -> dict[str, _Tensor]:
+    values: dict[str, list[Value]] = {}
+    for value in view.values:
+        if value.tensor:
+            values.setdefault(value.tensor, []).append(value)
+    tensors: dict[str, _Tensor] = {}
+    for path, stored in file.tensors.items():
+        held = tuple(values.get(path, ()))
+        found: list[Found] = []
+        if stored.data_type in FLOATS:
+            for value in held:
+                found.extend(walker.readings(value))
+        tensors[path] = _Tensor(stored, held, tuple(sorted(found, key=lambda f: f.site.node.index)))
+    return tensors
+
+
+def _name_cells(view: GraphView, tensors: dict[str, _Tensor]) -> dict[str, _Tensor]:
+    """Rename the weights of written-out recurrent cells."""
+    uses: dict[str, list[Node]] = {}
+    for path, tensor in tensors.items():
+        nodes = [f.site.node for f in tensor.found if isinstance(f.verdict, Reading) and f.verdict.role == "weight"]
+        nodes = [n for n in nodes if n.op in LAYERS]
+        if nodes:
+            uses[path] = nodes
+    for path, role in find_cells(view, uses).items():
+        tensor = tensors[path]
+        found = tuple(
+            replace(f, verdict=replace(f.verdict, role=role))
+            if isinstance(f.verdict, Reading) and f.verdict.role == "weight"
+            else f
+            for f in tensor.found
+        )
+        tensors[path] = replace(tensor, found=found)
+    return tensors
+
+
+class _Assembly:
+    """Puts weights and kept tensors together from the readings."""
+
+    def __init__(self, file: ModelFile, view: GraphView, tensors: dict[str, _Tensor]):
+        self._file = file
+        self._surroundings = Surroundings(view)
+        self._tensors = tensors
+        self._ids: dict[str, str] = {}
+        self._fans: dict[int, tuple[float | None, float | None, int]] = {}
+        self._name_all()
+
+    def _name_all(self) -> None:
+        taken: set[str] = set()
+        for path, tensor in self._tensors.items():
+            name = tensor.values[0].name if tensor.values else tensor.stored.name or path
+            scope = tensor.values[0].scope if tensor.values else ""
+            ident = base = f"{scope}/{name}" if scope else name
+            count = 1
+            while ident in taken:
+                count += 1
+                ident = f"{base}#{count}"
+            taken.add(ident)
+            self._ids[path] = ident
+
+    def analysis(self, normed: bool) -> Analysis:
+        weights: list[Weight] = []
+        kept: list[Kept] = []
+        for path, tensor in self._tensors.items():
+            decided = tensor.reading()
+            if decided is None:
+                kept.append(self._kept(path, tensor))
+            else:
+                weights.append(self._weight(path, tensor, *decided))
+        weights = [self._with_layer_fans(w) for w in weights]
+        weights = _share(weights, self._file)
+        order = {p: i for i, p in enumerate(self._tensors)}
+        weights.sort(key=lambda w: order[w.path])
+        normless = not normed and any(w.role == "weight" for w in weights)
+        depth = sum(w.role == "layer_scale" for w in weights)
+        return Analysis(tuple(weights), tuple(kept), normless, depth)
+
+    def _weight(self, path: str, tensor: _Tensor, found: Found, reading: Reading) -> Weight:
+        value, stored = tensor.values[0], tensor.stored
+        same = [f for f in tensor.found if isinstance(f.verdict, Reading) and f.verdict.role == reading.role]
+        layout = layout_of(
+            stored.dims,
+            same,
+        )
+        fan_in, fan_out = _mean_fans(layout)
+        if reading.role in FAN_ROLES:
+            operands = [f.site.node.input(f.site.at) for f in same]
+            for v in [*operands, *tensor.values, *(o for t in tensor.values for o in _first_results(t))]:
+                self._fans[id(v)] = fan_in, fan_out, reading.groups
+        uses = tuple(
+            Use(f.site.node.op, f.site.node.name, f.site.at, f.site.trail.via)
+            for f in [found, *(f for f in tensor.found if f is not found and isinstance(f.verdict, Reading))]
+        )
+        return Weight(
+            id=self._ids[path],
+            name=value.name,
+            scope=value.scope,
+            where=_where(value.where),
+            role=reading.role,
+            shape=stored.dims,
+            dtype=TensorProto.DataType.Name(stored.data_type).lower(),
+            path=path,
+            layout=layout,
+            fan_in=fan_in,
+            fan_out=fan_out,
+            groups=reading.groups,
+            upstream=self._around(same, upstream=True),
+            downstream=self._around(same, upstream=False),
+            uses=uses,
+            default=reading.default,
+            note=reading.note,
+        )
+
+    def _around(self, found: Iterable[Found], *, upstream: bool) -> tuple[Activation, ...]:
+        names: dict[str, Activation] = {}
+        for f in found:
+            reading = f.verdict
+            assert isinstance(reading, Reading)
+            value = reading.source if upstream else reading.output
+            if value is not None:
+                look = self._surroundings.upstream if upstream else self._surroundings.downstream
+                for activation in look(value):
+                    names.setdefault(activation.name, activation)
+        if len(names) > 1:
+            names.pop("linear", None)
+        return tuple(names.values())
+
+    def _with_layer_fans(self, weight: Weight) -> Weight:
+        """A bias carries the fan_in of its layer, which the field's bias schemes ask for; a copy carries both fans."""
+        reading = self._tensors[weight.path].reading()
+        layer = reading[1].layer if reading is not None else None
+        fans = self._fans.get(id(layer)) if layer is not None else None
+        if fans is None:
+            return weight
+        if weight.role == "bias":
+            return replace(weight, fan_in=fans[0])
+        if weight.layout is None:
+            return weight
+        parts = tuple(replace(p, fan_in=fans[0], fan_out=fans[1]) for p in weight.layout.parts)
+        return replace(weight, fan_in=fans[0], fan_out=fans[1], groups=fans[2], layout=Layout(parts))
+
+    def _kept(self, path: str, tensor: _Tensor) -> Kept:
+        stored = tensor.stored
+        value = tensor.values[0] if tensor.values else None
+        return Kept(
+            id=self._ids[path],
+            name=value.name if value is not None else stored.name,
+            scope=value.scope if value is not None else "",
+            shape=stored.dims,
+            dtype=TensorProto.DataType.Name(stored.data_type).lower(),
+            reason=_reason(tensor, value),
+            path=path,
+        )
+
+
+def _first_results(value: Value) -> list[Value]:
+    """What is made of a stored tensor at once, by a view or by arithmetic."""
+    return [o for node, _ in value.uses for o in node.outputs if o is not None and o.static]
+
+
+def _where(stored: str) -> Where:
+    return "constant" if stored == "constant" else "sparse" if stored == "sparse" else "initializer"
+
+
+def _reason(tensor: _Tensor, value: Value | None) -> str:
+    """Why a tensor is kept, in words that many tensors share."""
+    if value is None:
+        return "stored outside the graph that runs (an attribute, training information, an uncalled function)"
+    if tensor.stored.data_type not in FLOATS:
+        kind = TensorProto.DataType.Name(tensor.stored.data_type).lower()
+        if tensor.stored.data_type in _INTEGER_WEIGHTS and math.prod(tensor.stored.dims) > 1:
+            return f"{kind}: quantised values, which are not drawn"
+        return f"{kind}: shapes, indices, flags and the like"
+    constants = [f.verdict.reason for f in tensor.found if isinstance(f.verdict, Constant)]
+    if constants:
+        return constants[0]
+    return "handed out by the model as it is" if value.is_output else "nothing uses it"
+
+
+def _mean_fans(layout: Layout | None) -> tuple[float | None, float | None]:
+    """Fans over the parts, weighted by their number of elements."""
+    if layout is None or any(p.fan_in is None or p.fan_out is None for p in layout.parts):
+        return None, None
+    sizes = [math.prod(p.shape) for p in layout.parts]
+    total = sum(sizes) or 1
+    fan_in = sum((p.fan_in or 0.0) * n for p, n in zip(layout.parts, sizes, strict=True)) / total
+    fan_out = sum((p.fan_out or 0.0) * n for p, n in zip(layout.parts, sizes, strict=True)) / total
+    return _tidy(fan_in), _tidy(fan_out)
+
+
+def _tidy(fan: float) -> float:
+    return round(fan) if abs(fan - round(fan)) < 1e-9 else fan
+
+
+def _share(weights: Sequence[Weight], file: ModelFile) -> list[Weight]:
+    """Tie the weights whose bytes lie at one place of an external file."""
+    groups: dict[tuple[object, ...], list[Weight]] = {}
+    for w in weights:
+        groups.setdefault(file.tensors[w.path].identity, []).append(w)
+    out: list[Weight] = []
+    for group in groups.values():
+        for w in group:
+            others = tuple(o.id for o in group if o is not w)
+            out.append(replace(w, tied_to=others, shares="" if w is group[0] else group[0].id) if others else w)
+    return out

@@ -1,0 +1,181 @@
+"""Readings of Add, Mul and their like: a learned vector, a table, or a constant?
+
+These operators say nothing of what their static operand is; what stands around them does: a layer before the Add
+(bias), a softmax behind it (mask or position bias), a residual Add behind the Mul (layer scale), sines and cosines
+(rotary tables). Values are looked at only where that leaves two readings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxinit.analysis.flow import Flow, Origin
+from onnxinit.analysis.operators import Reading, Site, out_value
+from onnxinit.analysis.trail import Tile
+from onnxinit.analysis.view import Value
+
+Values = Callable[[], "npt.NDArray[np.generic] | None"]
+
+_FEW = 3  # a mask holds zero, one, minus infinity; a learned table holds as many values as elements
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A reading that says: no weight, and why."""
+
+    reason: str
+
+
+Verdict = Reading | Constant
+
+
+def few_values(values: Values, most: int = _FEW) -> bool:
+    """Whether a tensor holds only a few distinct values; False where its data is missing."""
+    held = values()
+    return held is not None and held.size > 1 and np.unique(held.astype(np.float64)).size <= most
+
+
+def nontrivial(shape: tuple[int, ...]) -> list[int]:
+    """The axes that are longer than one."""
+    return [i for i, n in enumerate(shape) if n != 1]
+
+
+def read_add(site: Site, flow: Flow, values: Values) -> Verdict:
+    """Add and Sub with a static operand: bias, position table, attention bias, token, or a constant."""
+    node, other = site.node, _other(site)
+    out = out_value(node)
+    if other is None or out is None:
+        return Constant(f"operand of {node.op}")
+    size, long = math.prod(site.shape), nontrivial(site.shape)
+    origin = flow.layer_behind(other)
+    if size == 1:
+        if origin is not None and site.shape and not origin.biased and origin.width == 1:
+            return _bias(site, origin, out)
+        return Reading("bias", output=out) if _learned_scalar(site, flow, values) else Constant("a scalar constant")
+    if origin is not None and size == origin.width and (len(long) == 1 or origin.spread):
+        return _bias(site, origin, out)
+    if origin is not None and origin.width == site.shape[-1] and (_stacked(site, origin) or _repeated(values)):
+        return _bias(site, origin, out)
+    if flow.reaches_softmax(out):
+        if few_values(values):
+            return Constant("an attention mask")
+        return Reading("positional", output=out)
+    if flow.only_periodic(out):
+        return Constant("a phase of sine and cosine")
+    if few_values(values, 1):
+        return Constant("one repeated value added to a signal")
+    if len(long) > 1:
+        return Constant("a mask") if few_values(values) else Reading("positional", output=out)
+    if flow.is_raw_input(other):
+        return Constant("a fixed shift of the model's input")
+    return Reading("bias", output=out)
+
+
+def _stacked(site: Site, origin: Origin) -> bool:
+    """Whether a table is the biases of a batched product, one row for each of its matrices."""
+    batch = [n for n in (origin.weight.shape or ())[:-2] if n != 1]
+    return bool(batch) and [n for n in site.shape[:-1] if n != 1] == batch
+
+
+def _repeated(values: Values) -> bool:
+    """Whether every row of a table is the same: a vector that an exporter spread."""
+    held = values()
+    if held is None or held.ndim < 2:
+        return False
+    rows = held.reshape(-1, held.shape[-1])
+    return len(rows) > 1 and bool((rows == rows[0]).all())
+
+
+def _learned_scalar(site: Site, flow: Flow, values: Values) -> bool:
+    """Whether one number is learned: it stands with the weights, not with the constants, and is no round one."""
+    value = site.node.input(site.at)
+    if value is None or value.where != "initializer" or not site.shape or not flow.keeps_scalars_in_nodes:
+        return False
+    return not _is_round(values)
+
+
+def _is_round(values: Values) -> bool:
+    """Whether a number was written down: a few digits suffice for it, its square or the inverse of that."""
+    held = values()
+    if held is None or held.size != 1:
+        return True
+    x = float(np.ravel(held)[0])
+    if abs(x - float(f"{x:.5g}")) <= 1.2e-7 * abs(x):  # half a step of float32
+        return True
+    return any(abs(c - float(f"{c:.3g}")) <= 1e-6 * c for c in (x * x, 1.0 / (x * x)))
+
+
+def _bias(site: Site, origin: Origin, out: Value) -> Reading:
+    return Reading("bias", output=out, source=origin.source, layer=origin.weight)
+
+
+def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
+    """Mul and Div with a static operand: layer scale, a learned factor, a rotary table, or a constant."""
+    node, other = site.node, _other(site)
+    out = out_value(node)
+    if other is None or out is None:
+        return Constant(f"operand of {node.op}")
+    if math.prod(site.shape) == 1:
+        return _read_factor(site, flow, values, out)
+    if flow.is_rotary(node, site.at):
+        return Constant("a rotary table")
+    if flow.only_periodic(out):
+        return Constant("a frequency of sine and cosine")
+    summed = flow.summed_axes(out)
+    if summed is not None and any(site.shape[i] != 1 for i in summed):
+        tiles: list[list[Tile]] = [[(n, "in" if i in summed else "block")] for i, n in enumerate(site.shape)]
+        return Reading("weight", tiles, output=out, source=other)
+    residual = len(nontrivial(site.shape)) == 1 and flow.joins_residual(out)
+    stored = node.input(site.at)
+    if residual and stored is not None and stored.where != "constant":
+        return Reading("layer_scale", output=out)
+    if few_values(values):
+        return Constant("one repeated value or a mask that a signal is multiplied by")
+    if flow.is_raw_input(other):
+        return Constant("a fixed scale of the model's input")
+    return Reading("layer_scale" if residual else "other", output=out)
+
+
+def _read_factor(site: Site, flow: Flow, values: Values, out: Value) -> Verdict:
+    """One number that a signal is multiplied by: the gain of a residual branch, or a constant."""
+    held = values()
+    zero = held is not None and held.size == 1 and float(np.ravel(held)[0]) == 0.0
+    if flow.joins_residual(out) and (zero or not _is_round(values)):
+        return Reading("layer_scale", output=out)
+    return Reading("other", output=out) if _learned_scalar(site, flow, values) else Constant("a scalar constant")
+
+
+def read_concat(site: Site, flow: Flow, values: Values) -> Verdict:
+    """Concat of a static tensor with a signal: a token, unless it is padding."""
+    if len(nontrivial(site.shape)) == 0 or few_values(values):
+        return Constant("padding joined to a signal")
+    return Reading("token", output=out_value(site.node))
+
+
+def read_where(site: Site, flow: Flow, values: Values) -> Verdict:
+    """Where with a static branch: a mask token, unless it is a fill value."""
+    if site.at == 0 or math.prod(site.shape) == 1 or few_values(values):
+        return Constant("a fill value")
+    return Reading("token", output=out_value(site.node))
+
+
+def _other(site: Site) -> Value | None:
+    rest = [v for i, v in enumerate(site.node.inputs) if i != site.at and v is not None]
+    moving = [v for v in rest if not v.static]
+    return next(iter(moving or rest), None)
+
+
+ARITHMETIC: dict[str, Callable[[Site, Flow, Values], Verdict]] = {
+    "Add": read_add,
+    "Sub": read_add,
+    "Sum": read_add,
+    "Mul": read_mul,
+    "Div": read_mul,
+    "Concat": read_concat,
+    "Where": read_where,
+}

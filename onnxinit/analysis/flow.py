@@ -1,0 +1,261 @@
+"""Questions about where a signal comes from and where it goes, each answered by a short bounded walk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from onnx import TensorProto
+
+from onnxinit.analysis.shapes import elements
+from onnxinit.analysis.view import GraphView, Node, Value
+
+_REACH = 12
+
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+# Operators that hand their first input on, in another arrangement or precision.
+MOVES = frozenset(
+    {
+        "Identity", "Cast", "CastLike", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand",
+        "Slice", "Split", "SplitToSequence", "SequenceAt", "Gather", "QuantizeLinear", "DequantizeLinear", "@If",
+        "@Exit", "@Stack", "@Step",
+    }
+)  # fmt: skip
+
+_INTEGER_PRODUCTS = frozenset({"MatMulInteger", "ConvInteger"})
+LAYERS = frozenset(
+    {
+        "MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "FusedMatMul", "FusedGemm", "FusedConv", "MatMulNBits",
+        "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "TransposeMatMul", "NhwcConv", "QLinearConv", "QLinearMatMul",
+        "DeformConv", *_INTEGER_PRODUCTS,
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The layer that a signal comes from.
+
+    Attributes:
+        node: The layer.
+        weight: Its static operand.
+        source: Its other operand.
+        width: Number of outputs; 0 where unknown.
+        spread: Whether the outputs of the layer span several axes (Einsum, or a Reshape on the way).
+        biased: Whether a bias was added on the way or stands in the layer.
+    """
+
+    node: Node
+    weight: Value
+    source: Value | None
+    width: int
+    spread: bool
+    biased: bool
+
+
+class Flow:
+    """Answers about signals, memoised where walks could meet.
+
+    Args:
+        view: The graph.
+    """
+
+    def __init__(self, view: GraphView):
+        self.view = view
+        self._float_fed = self._mark_float_fed()
+        self._fed = self._mark_fed()
+        self.keeps_scalars_in_nodes = any(
+            v.where == "constant" and v.shape == () and v.dtype in FLOATS for v in view.values
+        )
+
+    def _mark_float_fed(self) -> set[int]:
+        """The values that carry a float signal of the feed or a look-up by it, not just positions and shapes."""
+        fed = {id(v) for v in self.view.inputs if v.dtype in FLOATS}
+        for node in self.view.nodes:
+            if node.op in ("Shape", "Size"):
+                continue
+            looked_up = node.op == "Gather" and (v := node.input(0)) is not None and v.static and v.dtype in FLOATS
+            if looked_up or any(v is not None and id(v) in fed for v in node.inputs):
+                fed.update(id(v) for v in node.outputs if v is not None)
+        return fed
+
+    def _mark_fed(self) -> set[int]:
+        """The values that follow from the feed's values, not just from its shapes."""
+        fed = {id(v) for v in self.view.inputs}
+        for node in self.view.nodes:
+            if node.op not in ("Shape", "Size") and any(v is not None and id(v) in fed for v in node.inputs):
+                fed.update(id(v) for v in node.outputs if v is not None)
+        return fed
+
+    def follows_feed(self, value: Value) -> bool:
+        """Whether a value follows from what the feed holds, not just from its shape."""
+        return id(value) in self._fed
+
+    def carries_signal(self, value: Value) -> bool:
+        """Whether a value follows from float inputs or embeddings, not from positions and shapes alone."""
+        return id(value) in self._float_fed
+
+    # ------------------------------------------------------------ backwards
+
+    def layer_behind(self, value: Value) -> Origin | None:
+        """The linear layer that makes a signal, seen through moves, scalar factors and a bias."""
+        biased = spread = False
+        for _ in range(_REACH):
+            node = value.producer
+            if node is None:
+                return None
+            if node.op in LAYERS:
+                return self._origin(node, spread, biased)
+            before = self._before(node)
+            if before is None:
+                return None
+            biased |= node.op in ("Add", "Sub")
+            spread |= node.op == "Reshape"
+            value = before
+        return None
+
+    @staticmethod
+    def _before(node: Node) -> Value | None:
+        first = node.input(0)
+        if node.op in MOVES:
+            return first
+        if node.op in ("Add", "Sub", "Mul", "Div") and len(node.inputs) == 2:
+            moving = [v for v in node.inputs if v is not None and not v.static]
+            if len(moving) == 1:
+                return moving[0]
+            for v in moving:  # the scale of an integer product is worked out at run time
+                p = v.producer
+                p = p.inputs[0].producer if p is not None and p.op == "Cast" and p.inputs[0] is not None else p
+                if node.op == "Mul" and p is not None and p.op in _INTEGER_PRODUCTS:
+                    return v
+        return None
+
+    @staticmethod
+    def _origin(node: Node, spread: bool, biased: bool) -> Origin | None:
+        static = [v for v in node.inputs if v is not None and v.static and v.shape is not None and len(v.shape) > 1]
+        if not static:
+            return None
+        weight = static[0]
+        moving = [v for v in node.inputs if v is not None and not v.static]
+        return Origin(
+            node,
+            weight,
+            moving[0] if moving else None,
+            layer_width(node, weight),
+            spread or node.op == "Einsum",
+            biased or (("Conv" in node.op or "Gemm" in node.op) and node.input(2) is not None),
+        )
+
+    def is_raw_input(self, value: Value) -> bool:
+        """Whether a signal is the feed itself, at most cast, moved and shifted or scaled by constants."""
+        for _ in range(_REACH):
+            if value.is_input:
+                return True
+            before = self._before(value.producer) if value.producer is not None else None
+            if before is None:
+                return False
+            value = before
+        return False
+
+    # ------------------------------------------------------------ forwards
+
+    def _after(self, value: Value, through: frozenset[str]) -> Iterator[Node]:
+        """The nodes that a signal reaches first, seen through the operators named."""
+        seen = {id(value)}
+        front = [value]
+        for _ in range(_REACH):
+            following: list[Value] = []
+            for v in front:
+                for node, _ in v.uses:
+                    if node.op in ("Shape", "Size"):
+                        continue
+                    if node.op not in through:
+                        yield node
+                        continue
+                    for out in node.outputs:
+                        if out is not None and id(out) not in seen:
+                            seen.add(id(out))
+                            following.append(out)
+            front = following
+            if len(seen) > 64:
+                return
+
+    def reaches_softmax(self, value: Value) -> bool:
+        """Whether a signal is an attention score: next comes a softmax."""
+        through = MOVES | {"Add", "Where", "Mul", "Div", "Sub", "Clip", "Max"}
+        first = list(self._after(value, through - {"Gather", "Split", "SplitToSequence"}))
+        return any(n.op in ("Softmax", "LogSoftmax") for n in first)
+
+    def only_periodic(self, value: Value) -> bool:
+        """Whether nothing but sines and cosines read a signal."""
+        through = (MOVES | {"Concat", "Mul", "Div", "Add", "Neg"}) - {"Split"}
+        first = list(self._after(value, through))
+        return bool(first) and all(n.op in ("Sin", "Cos") for n in first)
+
+    def joins_residual(self, value: Value) -> bool:
+        """Whether a signal is added to another signal next."""
+        for node in self._after(value, MOVES | {"Mul", "Div"}):
+            if node.op in ("Add", "Sum") and sum(v is not None and not v.static for v in node.inputs) > 1:
+                return True
+            if node.op.startswith("Skip"):
+                return True
+        return False
+
+    def summed_axes(self, value: Value) -> list[int] | None:
+        """The axes that nothing but sums over them read, as of a product that is summed up: a contraction."""
+        users = [n for n, _ in value.uses if n.op not in ("Shape", "Size")]
+        if len(users) != 1 or users[0].op != "ReduceSum" or value.shape is None:
+            return None
+        given = users[0].ints_attribute("axes")
+        if given is None:
+            given = elements(v) if (v := users[0].input(1)) is not None else None
+        return [a % len(value.shape) for a in given] if given else None
+
+    def is_rotary(self, node: Node, at: int) -> bool:
+        """Whether a table multiplies a signal that is then added to another product of its kind, as rotary ones are."""
+        out = node.outputs[0]
+        table = node.input(at)
+        if node.op != "Mul" or out is None or table is None or table.shape is None:
+            return False
+        if sum(n != 1 for n in table.shape) < 2:
+            return False
+        for follower, _ in out.uses:
+            if follower.op not in ("Add", "Sub"):
+                continue
+            for other in follower.inputs:
+                p = other.producer if other is not None and other is not out else None
+                if (
+                    p is not None
+                    and p.op == "Mul"
+                    and any(v is not None and self._is_table(v, table) for v in p.inputs)
+                ):
+                    return True
+        return False
+
+    @staticmethod
+    def _is_table(value: Value, like: Value) -> bool:
+        return value.static and value is not like and value.shape is not None and value.shape == like.shape
+
+
+def layer_width(node: Node, weight: Value) -> int:
+    """Number of outputs of a layer, 0 where unknown."""
+    shape = weight.shape
+    if shape is None or None in shape:
+        return 0
+    dims = [n for n in shape if n is not None]
+    if "ConvTranspose" in node.op:
+        return dims[1] * node.int_attribute("group", 1)
+    if "Conv" in node.op:
+        return dims[0]
+    if node.op == "Einsum":
+        equation = node.string_attribute("equation").replace(" ", "")
+        left, _, result = equation.partition("->")
+        at = node.inputs.index(weight)
+        terms = left.split(",")
+        others = {c for i, t in enumerate(terms) if i != at for c in t}
+        return math.prod(n for c, n in zip(terms[at], dims, strict=False) if c in result and c not in others - {"."})
+    right = node.inputs[0] is not weight
+    flipped = bool(node.int_attribute("transB" if right else "transA", 0))
+    return dims[-1 if right != flipped else -2]

@@ -1,0 +1,231 @@
+"""From a stored tensor to its uses, and what each use says.
+
+`Walker.readings` follows a tensor through views and through arithmetic among static values (a kernel that is
+standardised, masked or scaled in the graph) to the nodes where it meets a signal, and asks the tables there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxinit.analysis.arithmetic import ARITHMETIC, Constant, Verdict, few_values
+from onnxinit.analysis.flow import Flow
+from onnxinit.analysis.norms import Norms
+from onnxinit.analysis.operators import OPERATORS, Reading, Site, out_value
+from onnxinit.analysis.shapes import elements
+from onnxinit.analysis.trail import Tile, Trail
+from onnxinit.analysis.view import GraphView, Node, Value
+from onnxinit.analysis.views import changed, step
+
+Read = Callable[[str], "npt.NDArray[np.generic] | None"]
+
+_ASIDE = frozenset({"Shape", "Size", "NonZero"})
+_REDUCTIONS = frozenset(
+    {"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "ReduceProd"}
+    | {"ReduceLogSumExp", "ReduceLogSum", "ArgMax", "ArgMin"}
+)
+_QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A use and what it says."""
+
+    site: Site
+    verdict: Verdict
+
+
+class Walker:
+    """Follows tensors and reads their uses.
+
+    Args:
+        view: The graph.
+        norms: The normalisations of the graph.
+        flow: Questions about signals.
+        read: The values of a stored tensor by its path, None where its data is missing.
+    """
+
+    def __init__(self, view: GraphView, norms: Norms, flow: Flow, read: Read):
+        self.view = view
+        self.norms = norms
+        self.flow = flow
+        self.read = read
+
+    def readings(self, value: Value) -> list[Found]:
+        """What the uses of a stored tensor say, in topological order."""
+        found = [Found(site, self._judge(site, value)) for site in self._sites(value)]
+        if not found and value.uses:
+            found = self._statistics(value)
+        return sorted(found, key=lambda f: f.site.node.index)
+
+    def _sites(self, value: Value) -> Iterator[Site]:
+        stack = [(value, Trail.of([n or 0 for n in value.shape or ()]))]
+        seen: set[tuple[int, int, int]] = set()
+        while stack:
+            at_value, trail = stack.pop()
+            for node, at in at_value.uses:
+                key = (id(node), at, hash(trail))
+                if node.op in _ASIDE or key in seen:
+                    continue
+                seen.add(key)
+                following = step(node, at, trail)
+                if following is None:
+                    following = self._routed(node, at, trail)
+                if following is None:
+                    following = self._composed(node, at, trail)
+                if following is None:
+                    yield Site(node, at, trail)
+                else:
+                    stack.extend(following)
+
+    def _statistics(self, value: Value) -> list[Found]:
+        """A kernel that is only averaged: a copy that an exporter made for the statistics of a standardised kernel."""
+        reduction = next(((n, i) for n, i in value.uses if n.op == "ReduceMean"), None)
+        if reduction is None or value.shape is None or len(value.shape) < 2:
+            return []
+        front = [v for v in reduction[0].outputs if v is not None]
+        for _ in range(12):
+            users = [(n, i) for v in front for n, i in v.uses if (o := out_value(n)) is not None and o.static]
+            for node, at in users:
+                if node.op == "BatchNormalization" and at in (3, 4):
+                    shape = [n or 0 for n in value.shape]
+                    kept = [i for i, n in enumerate(shape) if n == _size(node.input(at))][-1:]
+                    tiles: list[list[Tile]] = [[(n, "out" if i in kept else "in")] for i, n in enumerate(shape)]
+                    reading = Reading(
+                        "weight", tiles, layer=node.input(0), note="copied for the statistics of a kernel"
+                    )
+                    site = Site(reduction[0], reduction[1], Trail.of(shape))
+                    return [Found(site, reading)]
+            front = [v for n, _ in users for v in n.outputs if v is not None]
+        return []
+
+    @staticmethod
+    def _routed(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
+        """Through a look-up in a stack of matrices: a router picks one, and each is a block of its own."""
+        out, index = out_value(node), node.input(1)
+        stacked = at == 0 and len(trail.spans) > 2 and sum(n != 1 for n in trail.shape) > 2
+        if node.op not in ("Gather", "GatherND") or not stacked or out is None or index is None or index.static:
+            return None
+        axis = node.int_attribute("axis", 0) % len(trail.spans) if node.op == "Gather" else 0
+        picked = trail.pick(axis)
+        extra = (len(out.shape) if out.shape is not None else len(picked.spans)) - len(picked.spans)
+        if extra > 0:
+            picked = picked.unsqueeze([axis + i for i in range(extra)])
+        return [(out, picked.through(node.op))]
+
+    def _composed(self, node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
+        """Through arithmetic that makes another static value; None where this is the end of the way."""
+        out = out_value(node)
+        if out is None or not out.static:
+            return None
+        if node.op in _REDUCTIONS:
+            return []
+        if node.op in _QUANTISERS:
+            return None
+        if (node.domain, node.op) in OPERATORS and not (at == 0 and node.op.endswith("Normalization")):
+            return None
+        shape = out.shape
+        if shape is None:
+            shape = _widest(node, at, trail)
+        if math.prod(trail.shape) < math.prod(n or 1 for n in shape):
+            return None  # a factor or shift of something larger: read where it stands
+        same = tuple(n or 1 for n in shape) == trail.shape
+        return [(out, changed(trail if same else trail.lose(shape)).through(node.op))]
+
+    # ------------------------------------------------------------ reading
+
+    def _judge(self, site: Site, value: Value) -> Verdict:
+        node, at = site.node, site.at
+
+        def values() -> npt.NDArray[np.generic] | None:
+            return self.read(value.tensor)
+
+        if node.op in _QUANTISERS and at > 0:
+            return Constant("a scale of quantised values")
+        out = out_value(node)
+        role = self.norms.role(node, at)
+        if role is not None:
+            return Reading(role[0], output=out, source=node.input(0), default=role[1])
+        if out is not None and out.static and (at > 0 or not node.op.endswith(("MatMul", "Gemm", "Einsum"))):
+            composed = self._read_composed(site, values)
+            if composed is not None:
+                return composed
+        if out is not None and out.static and few_values(values, 1):
+            return Constant("one repeated value")
+        if _size(value) == 1 and math.prod(site.shape) > 1:
+            return Constant("one value spread over many")
+        row = OPERATORS.get((node.domain, node.op))
+        if row is not None:
+            reading = row(site)
+            if reading is None:
+                return Constant(f"input {at} of {node.op}, which holds no weight")
+            return self._doubt(site, reading, values)
+        if node.domain in ("", "com.microsoft") and node.op in ARITHMETIC:
+            return ARITHMETIC[node.op](site, self.flow, values)
+        if node.op == "@Carry":
+            return Constant("the first state of a loop")
+        if node.domain:
+            return Constant(f"feeds {node.op} of domain {node.domain!r}, which is not known")
+        return Constant(f"input {at} of {node.op}, which holds no weight")
+
+    def _read_composed(self, site: Site, values: Callable[[], npt.NDArray[np.generic] | None]) -> Verdict | None:
+        """A part of another weight: the gain of a normalised or standardised kernel, a mask, a factor."""
+        node = site.node
+        if (node.domain, node.op) in OPERATORS and node.op != "BatchNormalization":
+            return None
+        if math.prod(site.shape) == 1 or few_values(values):
+            return Constant("a fixed factor or shift in the making of a weight")
+        if (out := out_value(node)) is not None and self.flow.only_periodic(out):
+            return Constant("a frequency of sine and cosine")
+        return Reading("other", output=None, note="a factor or shift in the making of a weight")
+
+    def _doubt(self, site: Site, reading: Reading, values: Callable[[], npt.NDArray[np.generic] | None]) -> Verdict:
+        """Look twice at a matrix product or look-up that may hold a fixed table."""
+        node = site.node
+        if reading.role in ("norm_scale", "norm_shift") and _neutral(values):
+            stored, partner = node.input(site.at), node.input(3 - site.at)
+            alone = stored is not None and stored.where == "constant" and partner is not None
+            if node.op == "InstanceNormalization" or (alone and partner is not None and partner.where == "initializer"):
+                return Constant("a scale or shift that does nothing")
+        if reading.role == "weight" and reading.output is not None and reading.source is not None:
+            if not self.flow.carries_signal(reading.source) and self.flow.only_periodic(reading.output):
+                return Constant("frequencies of sine and cosine")
+        if reading.role == "embedding" and reading.output is not None:
+            return self._look_up(site, reading)
+        return reading
+
+    def _look_up(self, site: Site, reading: Reading) -> Verdict:
+        """A look-up by a known or counted index is a position table; one by a router picks an expert."""
+        node, output = site.node, reading.output
+        assert output is not None
+        index = node.input(1)
+        for follower, at in output.uses:
+            if follower.op == "Mul" and self.flow.is_rotary(follower, at):
+                return Constant("a rotary table")
+        if index is not None and not self.flow.follows_feed(index) and not self._one_row(index):
+            return replace(reading, role="positional")
+        return reading
+
+    def _one_row(self, index: Value) -> bool:
+        held = elements(index)
+        return held is not None and len(set(held)) <= 1
+
+
+def _neutral(values: Callable[[], npt.NDArray[np.generic] | None]) -> bool:
+    """Whether a scale or shift does nothing: all ones or all zeros."""
+    held = values()
+    return held is not None and bool((held == 1).all() or (held == 0).all())
+
+
+def _size(value: Value | None) -> int:
+    return math.prod(n or 0 for n in value.shape) if value is not None and value.shape is not None else 0
+
+
+def _widest(node: Node, at: int, trail: Trail) -> tuple[int | None, ...]:
+    shapes = [v.shape for i, v in enumerate(node.inputs) if i != at and v is not None and v.shape is not None]
+    return max([*shapes, trail.shape], key=lambda s: math.prod(n or 1 for n in s))
