@@ -1,0 +1,180 @@
+"""A stream of random bits and the laws that are drawn from it, by exactly rounded steps only.
+
+numpy promises the raw streams of its bit generators and nothing about its distributions; integer operations, look-up,
+conversion, multiplication and addition are the same everywhere. So these bytes are the same on every numpy, processor
+and system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.random import BitGenerator
+
+from onnxinit.errors import SchemeError
+from onnxinit.sampling.quantiles import Quantiles32, Quantiles64
+
+Floats = npt.NDArray[np.floating]
+Words = npt.NDArray[np.signedinteger]
+
+BLOCK = 1 << 15
+"""Values drawn at a time: with the scratch arrays they fit into a core's cache. No value depends on it."""
+
+
+class Stream:
+    """Draws from one bit generator. Not to be shared between threads; every call starts at a fresh 64-bit word.
+
+    float32 values are made from 32 bits each, float64 values from 64 bits (53 of them significant).
+    """
+
+    def __init__(self, bits: BitGenerator):
+        self._bits = bits
+
+    def words(self, count: int) -> npt.NDArray[np.uint64]:
+        """The next `count` raw 64-bit words."""
+        return self._bits.random_raw(count)
+
+    def below(self, bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """One integer in [0, bound) for every bound, all as likely but for 2^-32.
+
+        Returns:
+            int64, the shape of `bounds` (at most 2^31): floor(word * bound / 2^32), of the upper half of a word each.
+        """
+        upper = (self.words(bounds.size) >> np.uint64(32)).astype(np.int64).reshape(bounds.shape)
+        result: npt.NDArray[np.int64] = (upper * bounds) >> 32
+        return result
+
+    def uniform(self, out: Floats, low: float = 0.0, high: float = 1.0) -> None:
+        """Fill `out` with values uniform on [low, high].
+
+        Formula: (low + high)/2 + (high - low)/2 * (w + 1/2)/2^(b-1), with w a signed word of b bits.
+
+        Args:
+            out: float32 or float64, C-contiguous, any shape.
+            low: The lower bound.
+            high: The upper bound.
+        """
+        real = out.dtype.type
+        bits = 8 * out.itemsize
+        half = real((high / 2 - low / 2) * 2.0 ** (1 - bits))
+        middle = real(high / 2 + low / 2)
+        for part, words in self._parts(out):
+            np.copyto(part, words, casting="unsafe")
+            np.add(part, real(0.5), out=part)
+            np.multiply(part, half, out=part)
+            np.add(part, middle, out=part)
+            np.clip(part, real(low), real(high), out=part)
+
+    def normal(self, out: Floats) -> None:
+        """Fill `out` with standard normal values (float32 or float64, C-contiguous, any shape)."""
+        quantiles = _quantiles(out)
+        for part, words in self._parts(out):
+            quantiles(words, part)
+
+    def truncated_normal(self, out: Floats, low: float, high: float) -> None:
+        """Fill `out` with standard normal values under the condition that they lie in [low, high].
+
+        The words are squeezed, by integer arithmetic, to those whose values lie in the interval. Where that leaves too
+        few 32-bit words, 64-bit words are used and rounded to float32.
+
+        Args:
+            out: float32 or float64, C-contiguous, any shape.
+            low: The lower bound, in standard deviations.
+            high: The upper bound, in standard deviations.
+
+        Raises:
+            SchemeError: The interval holds less than 2^-32 of the law.
+        """
+        if out.dtype == np.float32:
+            first, count = _window(low, high, 32)
+            if count >= 1 << 24:
+                quantiles = _quantiles(out)
+                for part, words in self._parts(out):
+                    quantiles(_squeeze32(words, first, count), part)
+                    np.clip(part, np.float32(low), np.float32(high), out=part)
+                return
+            fine = np.empty(out.shape)
+            self.truncated_normal(fine, low, high)
+            np.clip(fine, low, high, out=out, casting="same_kind")
+            return
+        first, count = _window(low, high, 64)
+        if count < 1 << 32:
+            raise SchemeError(
+                f"the interval from {low:g} to {high:g} standard deviations holds next to nothing of a normal law "
+                "(less than 2^-32): widen low and high, or take a uniform law"
+            )
+        quantiles = _quantiles(out)
+        for part, words in self._parts(out):
+            quantiles(_squeeze64(words, first, count), part)
+            np.clip(part, low, high, out=part)
+
+    def _parts(self, out: Floats) -> Iterator[tuple[Any, Any]]:
+        """The values of `out` in blocks, each with as many fresh signed words of the same width."""
+        flat = out.reshape(-1)
+        if flat.size and not np.shares_memory(flat, out):
+            raise ValueError("out must be C-contiguous")
+        per_word = 8 // out.itemsize
+        signed = f"<i{out.itemsize}"
+        for at in range(0, flat.size, BLOCK):
+            part = flat[at : at + BLOCK]
+            # Little-endian, so that the halves of a word come in one order everywhere.
+            raw = self.words(-(-part.size // per_word)).astype("<u8", copy=False)
+            yield part, raw.view(signed)[: part.size].astype(f"i{out.itemsize}", copy=False)
+
+
+def _quantiles(out: Floats) -> Any:
+    make = Quantiles32 if out.dtype == np.float32 else Quantiles64
+    return make(min(out.size, BLOCK))
+
+
+# As unsigned integers the words are ordered by their values, the largest value first: the tail beyond a value x, in
+# words, is where x's own word lies. A window is the run of words whose values lie in an interval.
+
+
+def _first_at_most(x: float, bits: int) -> int:
+    """The smallest unsigned word whose value is at most x: bisection on the table itself, so as exact as the table."""
+    real, signed, unsigned = (np.float32, np.int32, np.uint32) if bits == 32 else (np.float64, np.int64, np.uint64)
+    out = np.empty(1, real)
+    quantiles = _quantiles(out)
+    below, above = -1, 1 << bits
+    while above - below > 1:
+        middle = (below + above) // 2
+        quantiles(np.array([middle], unsigned).view(signed), out)
+        if out[0] <= x:
+            above = middle
+        else:
+            below = middle
+    return above
+
+
+@lru_cache(maxsize=64)
+def _window(low: float, high: float, bits: int) -> tuple[int, int]:
+    """The first word and the number of words of an interval."""
+    first = _first_at_most(high, bits)
+    return first, _first_at_most(low, bits) - first
+
+
+def _squeeze32(words: Words, first: int, count: int) -> Words:
+    """Map a word to first + floor(word * count / 2^32), for unsigned 32-bit words."""
+    wide = words.view(np.uint32).astype(np.uint64)
+    np.multiply(wide, np.uint64(count), out=wide)
+    np.right_shift(wide, np.uint64(32), out=wide)
+    np.add(wide, np.uint64(first), out=wide)
+    return wide.astype(np.uint32).view(np.int32)
+
+
+def _squeeze64(words: Words, first: int, count: int) -> Words:
+    """Map a word to first + floor(word * count / 2^64), for unsigned 64-bit words; the lowest carry is left out."""
+    half, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
+    unsigned = words.view(np.uint64)
+    upper, lower = unsigned >> half, unsigned & mask
+    count_upper, count_lower = np.uint64(count >> 32), np.uint64(count & 0xFFFFFFFF)
+    result: npt.NDArray[np.uint64] = upper * count_upper
+    result += (upper * count_lower) >> half
+    result += (lower * count_upper) >> half
+    result += np.uint64(first)
+    return result.view(np.int64)
