@@ -3,6 +3,6 @@
 from onnxinit.model.file import ModelFile
 from onnxinit.model.stream import Chunk, Fresh
 from onnxinit.model.tensor import StoredTensor
-from onnxinit.model.write import build, write
+from onnxinit.model.writer import build, write
 
 __all__ = ["Chunk", "Fresh", "ModelFile", "StoredTensor", "build", "write"]

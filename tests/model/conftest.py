@@ -74,5 +74,7 @@ def mlp_path(mlp: onnx.ModelProto, tmp_path: Path) -> Path:
 def external_path(mlp: onnx.ModelProto, tmp_path: Path) -> Path:
     """The same with all initializers in `weights.bin`."""
     path = tmp_path / "mlp.onnx"
-    onnx.save(mlp, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(mlp)  # saving leaves the references in the model
+    onnx.save(copy, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     return path

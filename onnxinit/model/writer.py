@@ -223,11 +223,11 @@ class _Target:
 
     def check(self, path: Path) -> None:
         """Refuse to write where it would harm something."""
-        if path.is_dir():
+        if os.path.isdir(path):
             raise ModelError(f"{path}: is a folder; give the name of a file")
-        if path.exists() and not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
             raise ModelError(f"{path}: is not a regular file; give another name")
-        if not self.folder.is_dir():
+        if not os.path.isdir(self.folder):
             raise ModelError(f"{path}: there is no folder {str(self.folder)!r}; make it first")
         if _same(path, self.model.path):
             if not self.in_place or path != self.out:
