@@ -34,6 +34,7 @@ def check_graphs(model: onnx.ModelProto, name: str) -> None:
     calls: dict[_FunctionKey, list[_FunctionKey]] = {}
     for key, function in functions.items():
         where = f"function {function.name!r}"
+        check.text([function.name, *function.input, *function.output], where)
         check.unique(function.input, f"inputs of {where}")
         free = check.body(function.node, function.input, function.output, where)
         check.closed(free, where)
@@ -104,9 +105,11 @@ class _Check:
         """Check a graph and return the names it takes from outside, each with the node that takes it."""
         stored = [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
         inputs = [value.name for value in graph.input]
+        outputs = [value.name for value in graph.output]
+        self.text([*stored, *inputs, *outputs], where)
         self.unique(stored, f"initializers of {where}")
         self.unique(inputs, f"inputs of {where}")
-        return self.body(graph.node, {*inputs, *stored}, [value.name for value in graph.output], where)
+        return self.body(graph.node, {*inputs, *stored}, outputs, where)
 
     def body(
         self, nodes: Sequence[onnx.NodeProto], given: Iterable[str], outputs: Iterable[str], where: str
@@ -115,12 +118,13 @@ class _Check:
         producer: dict[str, int] = dict.fromkeys(given, -1)
         needs: list[list[str]] = []
         for i, node in enumerate(nodes):
-            for out in node.output:
+            used, made = list(node.input), list(node.output)
+            self.text([node.name, node.op_type, node.domain, *used, *made], where)
+            for out in made:
                 if out:
                     if out in producer:
                         raise ModelError(f"{self.name}: {out!r} is defined twice in {where}; rename one of them")
                     producer[out] = i
-            used = list(node.input)
             for attribute, graph in _subgraphs(node):
                 used += self.scope(graph, f"{attribute!r} of {_label(node)}")
             needs.append(used)
@@ -130,6 +134,13 @@ class _Check:
         free.update((out, "the output list") for out in outputs if out and out not in producer)
         self.acyclic(nodes, needs, producer, where)
         return free
+
+    def text(self, names: Sequence[str], where: str) -> None:
+        """Refuse names that are not text: protobuf gives the bytes of what is not UTF-8."""
+        try:
+            "".join(names)
+        except TypeError as error:
+            raise ModelError(f"{self.name}: a name in {where} is not UTF-8 text; export the model again") from error
 
     def unique(self, names: Sequence[str], what: str) -> None:
         """Refuse a name that is there twice."""

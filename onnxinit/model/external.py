@@ -56,6 +56,8 @@ class Folder:
         way_out = "; if you trust the model, allow that place with --external-root DIR"
         if not location:
             raise TensorFaultError("has external data without a location; export the model again")
+        if not isinstance(location, str):  # protobuf gives the bytes of what is not UTF-8
+            raise TensorFaultError(f"has external data {location!r}, no possible file name (not UTF-8 text)")
         if os.path.isabs(location) and self.root is None:
             raise TensorFaultError(f"{outside} (an absolute path){way_out}")
         try:

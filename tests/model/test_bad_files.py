@@ -185,6 +185,14 @@ def test_names_must_be_text() -> None:
         ModelFile.of(onnx.ModelProto.FromString(data))
 
 
+def test_names_of_nodes_and_values_must_be_text(mlp: onnx.ModelProto) -> None:
+    data = mlp.SerializeToString()
+    for old, new in ((b"\x0a\x01h", b"\x0a\x01\xff"), (b"\x22\x04Relu", b"\x22\x04\xff\xfflu")):
+        assert old in data
+        model = onnx.ModelProto.FromString(data.replace(old, new))
+        assert of(model) == "the model: a name in the main graph is not UTF-8 text; export the model again"
+
+
 # ---- external data ------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +223,12 @@ def test_external_data_that_cannot_be(entries: dict[str, str], message: str, tmp
     line = refusal(refer(tmp_path, **entries))
     assert "m.onnx: tensor 'w' (graph.initializer[0], float [2]) " in line
     assert message in line
+
+
+def test_a_location_must_be_text(tmp_path: Path) -> None:
+    path = refer(tmp_path, location="w.bin")
+    path.write_bytes(path.read_bytes().replace(b"w.bin", b"\xff.bin"))
+    assert r"has external data b'\xff.bin', no possible file name (not UTF-8 text)" in refusal(path)
 
 
 def test_links_out_of_the_folder(tmp_path: Path) -> None:
