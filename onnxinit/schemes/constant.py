@@ -1,0 +1,49 @@
+"""Schemes whose values are all the same, and those that leave the choice to the plan."""
+
+from __future__ import annotations
+
+from onnxinit.schemes.distribution import Distribution
+from onnxinit.schemes.scheme import Block, Scheme, register, scheme
+
+
+@scheme("zeros", aliases={"zero": {}}, symmetric=True)
+def zeros(block: Block) -> Distribution:
+    """Zero everywhere.
+
+    Formula: w = 0
+    """
+    return Distribution.constant(0.0)
+
+
+@scheme("ones", aliases={"one": {}}, symmetric=True)
+def ones(block: Block) -> Distribution:
+    """One everywhere.
+
+    Formula: w = 1
+    """
+    return Distribution.constant(1.0)
+
+
+@scheme("constant", aliases={"const": {}}, symmetric=True)
+def constant(block: Block, *, value: float = 0.0) -> Distribution:
+    """One value everywhere.
+
+    Formula: w = value
+
+    Args:
+        block: What it is drawn for.
+        value: The value.
+    """
+    return Distribution.constant(value)
+
+
+register(
+    Scheme(
+        "auto",
+        summary="Chosen per weight from its downstream activation",
+        formula="he:gain=exact for the ReLU family and smooth functions like it; lecun for SELU; xavier for tanh, "
+        "sigmoid, softmax, linear and what is not known; orthogonal for recurrent weights",
+        family="constant",
+    )
+)
+register(Scheme("keep", summary="The tensor stays as it is", formula="w = w", family="constant"))
