@@ -21,7 +21,7 @@ from onnxinit.analysis.shaping import layout_of
 from onnxinit.analysis.surroundings import Surroundings
 from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.walker import Found, Walker
-from onnxinit.analysis.weight import FAN_ROLES, Activation, Analysis, Kept, Layout, Use, Weight, Where
+from onnxinit.analysis.weight import FAN_ROLES, LINEAR, Activation, Analysis, Kept, Layout, Use, Weight, Where
 from onnxinit.errors import ModelError
 from onnxinit.model import ModelFile, StoredTensor
 
@@ -221,7 +221,7 @@ class _Assembly:
                     names.setdefault(activation.name, activation)
         if len(names) > 1:
             names.pop("linear", None)
-        return tuple(names.values())
+        return tuple(names.values()) or (LINEAR,)
 
     def _with_layer_fans(self, weight: Weight) -> Weight:
         """A bias carries the fan_in of its layer, which the field's bias schemes ask for; a copy carries both fans."""

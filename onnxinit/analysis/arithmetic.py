@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from onnxinit.analysis.activations import PRELU_SLOPE
 from onnxinit.analysis.flow import Flow, Origin
 from onnxinit.analysis.operators import Reading, Site, out_value
 from onnxinit.analysis.trail import Tile
@@ -126,6 +127,9 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
         return Constant("a rotary table")
     if flow.only_periodic(out):
         return Constant("a frequency of sine and cosine")
+    slope = flow.slope_default(node, site.at, PRELU_SLOPE)
+    if slope is not None:
+        return Reading("prelu_slope", output=out, source=other, default=slope)
     summed = flow.summed_axes(out)
     if summed is not None and any(site.shape[i] != 1 for i in summed):
         tiles: list[list[Tile]] = [[(n, "in" if i in summed else "block")] for i, n in enumerate(site.shape)]

@@ -213,6 +213,39 @@ class Flow:
             given = elements(v) if (v := users[0].input(1)) is not None else None
         return [a % len(value.shape) for a in given] if given else None
 
+    def slope_default(self, node: Node, at: int, slope: float) -> float | None:
+        """What a vector starts as that is the slope of a PReLU written out: Relu(x) + w * Relu(-x), or with a minus.
+
+        Args:
+            node: A Mul by the vector.
+            at: Its input.
+            slope: The slope that a PReLU starts with.
+
+        Returns:
+            The slope, negative where the graph adds what it should take away; None where this is no PReLU.
+        """
+        halved, out = node.input(1 - at), node.outputs[0]
+        half = halved.producer if halved is not None else None
+        source = self._half_of(half) if half is not None else None
+        if node.op != "Mul" or source is None or out is None or len(out.uses) != 1:
+            return None
+        join, place = out.uses[0]
+        other = join.input(1 - place)
+        if join.op not in ("Add", "Sub") or other is None or other.producer is None:
+            return None
+        if other.producer.op not in ("Relu", "Max", "Clip") or other.producer.input(0) is not source[0]:
+            return None
+        return -slope if source[1] == (join.op == "Add") else slope
+
+    @staticmethod
+    def _half_of(node: Node) -> tuple[Value, bool] | None:
+        """The x of Relu(-x), with True, or of Min(x, 0), with False: that half comes without its sign, or with it."""
+        before = node.input(0)
+        if node.op == "Relu" and before is not None and before.producer is not None and before.producer.op == "Neg":
+            x = before.producer.input(0)
+            return (x, True) if x is not None else None
+        return (before, False) if node.op == "Min" and before is not None else None
+
     def is_rotary(self, node: Node, at: int) -> bool:
         """Whether a table multiplies a signal that is then added to another product of its kind, as rotary ones are."""
         out = node.outputs[0]

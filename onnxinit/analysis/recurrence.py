@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
-from onnxinit.analysis.flow import LAYERS, MOVES
+from onnxinit.analysis.flow import FLOATS, LAYERS, MOVES
 from onnxinit.analysis.view import GraphView, Node, Value
 
 _REACH = 8
@@ -49,14 +49,15 @@ def _chained(nodes: Sequence[Node]) -> bool:
 
 
 def _source_in(node: Node, values: set[int]) -> bool:
-    return any(v is not None and id(v) in values for v in node.inputs)
+    return any(v is not None and id(v) in values for v in node.inputs[:2])
 
 
 def _after_carries(view: GraphView) -> set[int]:
-    """The values that follow from a float state of a loop."""
+    """The values that follow from a state of a loop, its counters aside."""
     marked: set[int] = set()
     for node in view.nodes:
-        if node.op == "@Carry" or any(v is not None and id(v) in marked for v in node.inputs):
+        state = node.op == "@Carry" and (v := node.outputs[0]) is not None and v.dtype in FLOATS | {0}
+        if state or any(v is not None and id(v) in marked for v in node.inputs):
             if node.op not in ("@Exit", "@Stack", "Shape"):
                 marked.update(id(v) for v in node.outputs if v is not None)
     return marked
