@@ -132,6 +132,7 @@ class _Scope:
     values: dict[str, Value] = field(default_factory=dict)
     references: Mapping[str, AttributeProto] = field(default_factory=dict)
     depth: int = 0
+    omitted: frozenset[str] = frozenset()  # inputs that the call of a function leaves out
 
     def lookup(self, name: str) -> Value | None:
         scope: _Scope | None = self
@@ -140,6 +141,9 @@ class _Scope:
                 return scope.values[name]
             scope = scope.parent
         return None
+
+    def omits(self, name: str) -> bool:
+        return name in self.omitted or (self.parent is not None and self.parent.omits(name))
 
     def define(self, name: str) -> Value:
         return self.values.setdefault(name, Value(name, self.name))
@@ -187,14 +191,13 @@ class GraphView:
             value = scope.define(sparse.values.name)
             self._store(value, f"{scope.path}.sparse_initializer[{i}].values", sparse.values, "sparse")
             value.shape = tuple(sparse.dims)
-        for infos in (graph.input, graph.output, graph.value_info):
-            for info in infos:
-                if infos is graph.input:
-                    value = scope.define(info.name)
-                else:
-                    value = scope.values.get(info.name) or scope.define(info.name)
-                _set_type(value, info.type)
+        for info in graph.input:
+            _set_type(scope.define(info.name), info.type)
         self._body(graph.node, scope)
+        for infos in (graph.output, graph.value_info):
+            for info in infos:
+                if info.name in scope.values:  # else a value around this graph, which knows its own type
+                    _set_type(scope.values[info.name], info.type)
         self.values.extend(scope.values.values())
 
     @staticmethod
@@ -248,6 +251,8 @@ class GraphView:
         if not name:
             return None
         value = scope.lookup(name)
+        if value is None and scope.omits(name):
+            return None
         if value is None:  # the file was checked; only a function body can still name something unknown
             raise ModelError(
                 f"node {proto.name or proto.op_type!r} ({proto.op_type}) reads {name!r}, which nothing defines"
@@ -256,7 +261,7 @@ class GraphView:
 
     def _constant(self, value: Value, proto: NodeProto, attributes: Mapping[str, AttributeProto], path: str) -> None:
         for k, a in enumerate(proto.attribute):
-            if a.name == "value" and a.type == AttributeProto.TENSOR:
+            if a.name == "value" and a.type == AttributeProto.TENSOR and not a.ref_attr_name:
                 self._store(value, f"{path}.attribute[{k}].t", a.t, "constant")
                 return
         for a in attributes.values():  # scalars and lists, and a tensor that a function was handed
@@ -298,11 +303,9 @@ class GraphView:
             references=given,
             depth=caller.depth + 1,
         )
-        for name, value in zip(function.input, inputs, strict=False):
-            if value is not None:
-                scope.values[name] = value
-        for name in function.input:
-            scope.define(name)
+        given_values = dict(zip(function.input, inputs, strict=False))
+        scope.values.update((name, value) for name, value in given_values.items() if value is not None)
+        scope.omitted = frozenset(name for name in function.input if given_values.get(name) is None)
         bound = set(scope.values)
         self._body(function.node, scope)
         self.values.extend(v for k, v in scope.values.items() if k not in bound)
