@@ -51,16 +51,13 @@ def _key(domain: str, name: str, message: onnx.FunctionProto | onnx.NodeProto) -
 def _calls(nodes: Sequence[onnx.NodeProto]) -> Iterator[_FunctionKey]:
     for node in nodes:
         yield _key(node.domain, node.op_type, node)
-        for graph in _subgraphs(node):
-            yield from _calls(graph[1].node)
+        for attribute in node.attribute:
+            for graph in _graphs(attribute):
+                yield from _calls(graph.node)
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.name, attribute.g
-        for graph in attribute.graphs:
-            yield attribute.name, graph
+def _graphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    return [*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs]
 
 
 def _label(node: onnx.NodeProto) -> str:
@@ -125,8 +122,10 @@ class _Check:
                     if out in producer:
                         raise ModelError(f"{self.name}: {out!r} is defined twice in {where}; rename one of them")
                     producer[out] = i
-            for attribute, graph in _subgraphs(node):
-                used += self.scope(graph, f"{attribute!r} of {_label(node)}")
+            for attribute in node.attribute:
+                if attribute.HasField("g") or attribute.graphs:
+                    for graph in _graphs(attribute):
+                        used += self.scope(graph, f"{attribute.name!r} of {_label(node)}")
             needs.append(used)
         free = {
             used: _label(nodes[i]) for i, names in enumerate(needs) for used in names if used and used not in producer

@@ -62,10 +62,12 @@ class Skeleton:
 
 
 def _holds_tensors(attributes: Iterable[onnx.AttributeProto]) -> bool:
-    return any(
-        a.HasField("t") or a.HasField("g") or a.tensors or a.graphs or a.HasField("sparse_tensor") or a.sparse_tensors
-        for a in attributes
-    )
+    for a in attributes:
+        if a.HasField("t") or a.HasField("g") or a.HasField("sparse_tensor"):
+            return True
+        if a.tensors or a.graphs or a.sparse_tensors:
+            return True
+    return False
 
 
 def _merged(source: Source, name: str, message: str) -> BytesSource:

@@ -97,7 +97,7 @@ def raw_size(tensor: onnx.TensorProto) -> int | None:
     Raises:
         TensorFaultError: A dimension is negative, or the size has no 64-bit number.
     """
-    if any(n < 0 for n in tensor.dims):
+    if min(tensor.dims, default=0) < 0:
         raise TensorFaultError("has a negative dimension, but a stored tensor has a full shape; export the model again")
     bits = _TYPES[tensor.data_type][0] if tensor.data_type in _TYPES else None
     elements = math.prod(tensor.dims)
