@@ -33,22 +33,22 @@ class Skeleton:
         """
         try:
             try:
-                self._read(source)
+                self._read(source, name)
             except SplitMessageError as error:
-                self._read(_merged(source, name, str(error)))
+                self._read(_merged(source, name, str(error)), name)
         except (MalformedError, DecodeError) as error:
             raise ModelError(f"{name}: is not an ONNX model, or damaged or cut short ({error})") from error
         if not self.scan.has_graph:
             raise ModelError(f"{name}: has no graph, so it is not an ONNX model")
 
-    def _read(self, source: Source) -> None:
+    def _read(self, source: Source, name: str) -> None:
         scanner = Scanner(source)
         self.source = source
         self.scan: Scan = scanner.model()
         large = (span for span in self.scan.tensors if span.is_large)
         data = render(source, [Edit(span.message, run.start, run.end) for span in large for run in span.runs])
         if len(data) > PROTOBUF_LIMIT:
-            raise MalformedError("without its tensors it has 2 GB, more than protobuf takes")
+            raise ModelError(f"{name}: has {len(data)} bytes besides its tensors, more than protobuf takes; split it")
         self.proto = onnx.ModelProto.FromString(data)
         self._found: dict[Message, Any] = {self.scan.root: self.proto}
         scanner.small_nodes(lambda message: [_holds_tensors(node.attribute) for node in self.find(message).node])

@@ -129,6 +129,11 @@ def test_messages_without_end() -> None:
         Skeleton(BytesSource(bytes_head(7, len(data)) + data), "m")
 
 
+def test_a_graph_too_large_for_protobuf(mlp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("onnxinit.model.skeleton.PROTOBUF_LIMIT", 100)
+    assert re.search(r"mlp.onnx: has \d+ bytes besides its tensors, more than protobuf takes", refusal(mlp_path))
+
+
 def test_a_large_tensor_with_broken_fields() -> None:
     tensor = onnx.TensorProto(raw_data=bytes(2000)).SerializeToString() + b"\x0a\x05"
     data = bytes_head(5, len(tensor)) + tensor

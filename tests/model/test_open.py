@@ -14,6 +14,8 @@ from onnx import helper, numpy_helper
 
 from onnxinit.errors import ModelError
 from onnxinit.model import ModelFile
+from onnxinit.model.skeleton import Skeleton
+from onnxinit.model.wire import FileSource
 
 ROOT = Path(__file__).parents[2]
 BACKEND = sorted((Path(onnx.__file__).parent / "backend/test/data").glob("**/*.onnx"))
@@ -92,9 +94,6 @@ class Watched:
 
 
 def test_payloads_are_not_read(tmp_path: Path) -> None:
-    from onnxinit.model.skeleton import Skeleton
-    from onnxinit.model.wire import FileSource
-
     weights = [numpy_helper.from_array(np.zeros((1 << 20), np.float32), f"w{i}") for i in range(5)]
     onnx.save(helper.make_model(helper.make_graph([], "g", [], [], weights)), tmp_path / "m.onnx")
     source = Watched(FileSource(tmp_path / "m.onnx"))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from onnxinit.errors import ModelError
-from onnxinit.model import ModelFile, build, write
-from onnxinit.model.wire import decode_varint, fields
+from onnxinit.model import Chunk, ModelFile, build, write
+from onnxinit.model.wire import bytes_head, decode_varint, fields
 
 PAYLOADS = {4, 5, 6, 7, 9, 10, 11}
 
@@ -247,14 +247,12 @@ F = np.array([1, 2], "<f4").tobytes()
     ],
     ids=["unpacked", "split", "mixed", "raw twice", "long length", "empty field"],
 )
-def test_unusual_values(body: bytes, values: Callable[..., Any]) -> None:
+def test_unusual_values(body: bytes, tmp_path: Path, values: Callable[..., Any]) -> None:
     graph = b"\x2a" + bytes([len(HEAD + body)]) + HEAD + body
     raw = b"\x08\x08\x3a" + bytes([len(graph)]) + graph
     model = onnx.ModelProto.FromString(raw)
-    from onnxinit.model.file import _read
-    from onnxinit.model.wire import BytesSource
-
-    file = _read(None, BytesSource(raw), "m", None)
+    (tmp_path / "m.onnx").write_bytes(raw)
+    file = ModelFile.open(tmp_path / "m.onnx")
     path = "graph.initializer[0]"
     assert file.array(path).tolist() == numpy_helper.to_array(model.graph.initializer[0]).tolist() == [1, 2]
     fresh = {path: values(file, path)}
@@ -287,8 +285,6 @@ def parts(model: onnx.ModelProto) -> dict[str, bytes]:
     del graph.node[2]
     later = onnx.ModelProto(graph=graph).SerializeToString()
     body = later[len(later) - len(graph.SerializeToString()) :] + b"\x0a" + bytes([len(code)]) + code
-    from onnxinit.model.wire import bytes_head
-
     return {"graph": split_graph, "t": whole + bytes_head(7, len(body)) + body}
 
 
@@ -361,8 +357,6 @@ class Bad:
 def test_chunks_must_tile(
     offset: int, announced: int, made: int, message: str, threads: int, mlp: onnx.ModelProto
 ) -> None:
-    from onnxinit.model import Chunk
-
     bad = Bad(120, [Chunk(offset, announced, lambda: bytes(made))])
     with pytest.raises(ValueError, match=message):
         build(ModelFile.of(mlp), {"graph.initializer[1]": bad}, metadata=None, threads=threads)
