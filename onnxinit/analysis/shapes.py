@@ -27,18 +27,22 @@ def fill_shapes(view: GraphView) -> None:
     """Set `Value.shape` where it is missing or has unknown lengths, and `Value.elements` of small integer vectors."""
     known: dict[int, _Known] = {}
     for value in view.values:
-        if value.proto is not None and value.dtype in _INTEGERS and math.prod(value.proto.dims) <= _MOST:
-            try:
-                known[id(value)] = np.asarray(numpy_helper.to_array(value.proto), np.float64)
-            except (ValueError, RuntimeError):
-                continue  # the payload is external or torn: nothing is known
+        proto = value.proto
+        if proto is None or value.dtype not in _INTEGERS or math.prod(proto.dims) > _MOST:
+            continue
+        if proto.data_location == TensorProto.EXTERNAL:
+            continue  # need not be there, and the answer is the same whether it is
+        try:
+            known[id(value)] = np.asarray(numpy_helper.to_array(proto), np.float64)
+        except (ValueError, RuntimeError):
+            continue  # the payload is torn: nothing is known
     for node in view.nodes:
         _evaluate(node, known)
         _infer(node, known)
     for value in view.values:
         held = known.get(id(value))
         if held is not None:
-            value.elements = tuple(None if np.isnan(x) else int(x) for x in np.ravel(held))
+            value.elements = tuple(int(x) if np.isfinite(x) else None for x in np.ravel(held))
 
 
 # ---------------------------------------------------------------- values
@@ -68,9 +72,12 @@ def _shape_of(node: Node, _: Sequence[_Known]) -> _Known | None:
     value = node.inputs[0]
     if value is None or value.shape is None:
         return None
-    dims = [math.nan if n is None else float(n) for n in value.shape]
-    begin, end = node.int_attribute("start", 0), node.int_attribute("end", len(dims))
-    return np.array(dims[slice(begin, end)])
+    return np.array([math.nan if n is None else float(n) for n in value.shape[_range(node, len(value.shape))]])
+
+
+def _range(node: Node, rank: int) -> slice:
+    """The axes that a Shape tells of."""
+    return slice(node.int_attribute("start", 0), node.int_attribute("end", rank))
 
 
 def _size_of(node: Node, _: Sequence[_Known]) -> _Known | None:
@@ -384,7 +391,7 @@ _SHAPES: dict[str, Callable[[Node, dict[int, _Known]], _Shapes]] = {
     "Expand": _expand,
     "@Stack": lambda n, k: [(None, *_first(n))],
     "@Step": lambda n, k: [_first(n)[1:]],
-    "Shape": lambda n, k: [(len(_first(n)),)],
+    "Shape": lambda n, k: [(len(_first(n)[_range(n, len(_first(n)))]),)],
 }
 
 
