@@ -9,6 +9,7 @@ product is what gets a name.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Container
 from dataclasses import dataclass
 
 from onnxinit.analysis.activations import PRELU_SLOPE, activation, by_name, distance, named
@@ -46,16 +47,25 @@ class Region:
         origin: That value.
         table: Makes the expressions.
         constants: Small static values.
+        barred: Identities of nodes that no region enters, such as those of norms.
         slopes: Whether Mul by a learned vector counts as Mul by the slope that a parametric ReLU starts from.
     """
 
-    def __init__(self, origin: Value, table: Expressions, constants: Constants, *, slopes: bool = False):
+    def __init__(
+        self,
+        origin: Value,
+        table: Expressions,
+        constants: Constants,
+        *,
+        barred: Container[int] = (),
+        slopes: bool = False,
+    ):
         self.origin = origin
         self.functions: dict[int, Expression] = {id(origin): table.x}
         self.values: list[Value] = [origin]
         self.nodes: set[int] = set()
         self.sloped: set[int] = set()
-        self._table, self._constants, self._slopes = table, constants, slopes
+        self._table, self._constants, self._barred, self._slopes = table, constants, barred, slopes
         self._dominator: dict[int, Value] = {}
         self._depth: dict[int, int] = {id(origin): 0}
         self._grow()
@@ -80,7 +90,7 @@ class Region:
 
     def _operands(self, node: Node) -> tuple[Expression | float | None, ...] | None:
         """What a node is applied to, None where that is not the origin and numbers alone."""
-        if not is_pointwise(node) or node.inputs[:1] == [None]:
+        if not is_pointwise(node) or node.inputs[:1] == [None] or id(node) in self._barred:
             return None
         operands: list[Expression | float | None] = []
         for i, value in enumerate(node.inputs[:1] if node.op in _FIRST_ONLY else node.inputs):
@@ -146,10 +156,12 @@ class Functions:
 
     Args:
         constants: Small static values.
+        barred: Identities of nodes that no region enters.
     """
 
-    def __init__(self, constants: Constants):
+    def __init__(self, constants: Constants, barred: Container[int] = ()):
         self._constants = constants
+        self._barred = barred
         self._table = Expressions()
         self._regions: dict[int, Region] = {}
         self._following: dict[int, list[Exit]] = {}
@@ -157,7 +169,7 @@ class Functions:
     def region(self, origin: Value) -> Region:
         """The region of a value, grown once."""
         if id(origin) not in self._regions:
-            self._regions[id(origin)] = Region(origin, self._table, self._constants)
+            self._regions[id(origin)] = Region(origin, self._table, self._constants, barred=self._barred)
         return self._regions[id(origin)]
 
     # ------------------------------------------------------------ forwards
@@ -205,7 +217,7 @@ class Functions:
         bent = any(f.affine is None for f in region.functions.values())
         if not bent or not any(self._by_vector(use) for v in region.values for use in region.outside(v)):
             return None
-        wide = Region(region.origin, self._table, self._constants, slopes=True)
+        wide = Region(region.origin, self._table, self._constants, barred=self._barred, slopes=True)
         exits: list[Exit] = []
         for end in wide.values:
             uses = wide.outside(end)
@@ -242,8 +254,11 @@ class Functions:
                 found = named(region.functions[id(end)])
                 if found is not None and region.functions[id(end)].affine is None:
                     return activation(found[0], region.functions[id(value)], found[1]), source
-        f = self._between(bent[0], value)
-        return (activation("other", f), bent[0]) if f is not None else None
+        for source in bent:  # a function of a named one, such as the square of a ReLU
+            outer = self._name(self.region(source), value)
+            if outer.name != "other":
+                return outer, source
+        return self._name(self.region(bent[0]), value), bent[0]
 
     def _between(self, source: Value, value: Value) -> Expression | None:
         """The function that takes one value to another."""

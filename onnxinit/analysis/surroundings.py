@@ -70,7 +70,7 @@ class Surroundings:
     def __init__(self, view: GraphView, constants: Constants | None = None, norms: Norms | None = None):
         self._constants = constants or Constants(view)
         self._norms = norms if norms is not None else find_norms(view, self._constants)
-        self._functions = Functions(self._constants)
+        self._functions = Functions(self._constants, frozenset(r for norm in self._norms for r in norm.readers))
         self._down: dict[int, tuple[Activation, ...]] = {}
         self._up: dict[int, tuple[Activation, ...]] = {}
 
@@ -306,7 +306,7 @@ class _Up(_Walk):
         return None, []
 
     def _product(self, a: Value, b: Value) -> Activation | None:
-        """The product of two signals, by the name of the gate."""
+        """The product of two signals: by the name of the gate, or of what is gated where that has a name too."""
         p, q = self._near(a), self._near(b)
         if p is LINEAR and q is LINEAR:
             return None
@@ -314,7 +314,7 @@ class _Up(_Walk):
             p, q, a, b = q, p, b, a
         made = self._functions.making(a)
         halves = p.name == "sigmoid" and made is not None and _are_pieces(made[1], b)
-        return _gated(p, q, "glu" if halves else p.name)
+        return _gated(p, q, q.name if q is not LINEAR else "glu" if halves else p.name)
 
     def _near(self, value: Value) -> Activation:
         """The function that made a value, seen through what hands it on."""
