@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numpy.random import SFC64
 from numpy.random.bit_generator import ISeedSequence
 
-from onnxinit.sampling.stream import Stream
+from onnxinit.sampling.laws import Stream
 
 STREAM = 1
 """Version of the way from a seed to bytes. A change to any value that a seed gives raises it."""

@@ -5,8 +5,8 @@ from onnxinit.schemes.defaults import ROLE_DEFAULTS, auto_spec
 from onnxinit.schemes.distribution import Distribution
 from onnxinit.schemes.gains import exact_gain, mean_gain, resolve_gain
 from onnxinit.schemes.parameters import Parameter, Range
-from onnxinit.schemes.scheme import SCHEMES, Block, Scheme, find, load_plugins, register, scheme
 from onnxinit.schemes.spec import Spec, parse_spec
+from onnxinit.schemes.table import SCHEMES, Block, Scheme, find, load_plugins, register, scheme
 
 __all__ = [
     "ROLE_DEFAULTS",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxinit.schemes.distribution import Distribution
-from onnxinit.schemes.scheme import Block, Scheme, register, scheme
+from onnxinit.schemes.table import Block, Scheme, register, scheme
 
 
 @scheme("zeros", aliases={"zero": {}}, symmetric=True)

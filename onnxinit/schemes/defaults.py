@@ -14,8 +14,8 @@ from onnxinit.sampling import Stream
 from onnxinit.schemes.distribution import Distribution
 from onnxinit.schemes.fan import spread
 from onnxinit.schemes.parameters import Range
-from onnxinit.schemes.scheme import Block, Floats, scheme
 from onnxinit.schemes.spec import Spec
+from onnxinit.schemes.table import Block, Floats, scheme
 
 
 @scheme("embedding")

@@ -10,7 +10,7 @@ from onnxinit.analysis.weight import Activation
 from onnxinit.schemes.distribution import Distribution
 from onnxinit.schemes.gains import mean_gain
 from onnxinit.schemes.parameters import Range
-from onnxinit.schemes.scheme import Block, Params, scheme
+from onnxinit.schemes.table import Block, Params, scheme
 
 TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a standard normal cut at two sigma: sqrt(1 - 4 phi(2) / erf(sqrt(2)))."""

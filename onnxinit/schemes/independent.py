@@ -7,7 +7,7 @@ from typing import Annotated
 from onnxinit.errors import SchemeError
 from onnxinit.schemes.distribution import Distribution
 from onnxinit.schemes.parameters import Range
-from onnxinit.schemes.scheme import Block, Params, scheme
+from onnxinit.schemes.table import Block, Params, scheme
 
 Spread = Annotated[float, Range(least=0)]
 

@@ -13,7 +13,7 @@ from onnxinit.errors import SchemeError
 from onnxinit.sampling import Stream
 from onnxinit.schemes.distribution import Distribution
 from onnxinit.schemes.parameters import Value, as_number, nearest
-from onnxinit.schemes.scheme import SCHEMES, Block, Floats, Scheme, resolve
+from onnxinit.schemes.table import SCHEMES, Block, Floats, Scheme, resolve
 
 Gain = float | Literal["paper", "exact", "upstream"]
 _GAINS = ("paper", "exact", "upstream")

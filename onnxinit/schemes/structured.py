@@ -11,7 +11,7 @@ from onnxinit.errors import SchemeError
 from onnxinit.sampling import Stream, haar
 from onnxinit.schemes.distribution import Distribution
 from onnxinit.schemes.parameters import Range
-from onnxinit.schemes.scheme import Block, Floats, scheme
+from onnxinit.schemes.table import Block, Floats, scheme
 
 
 def _matrix(block: Block) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnxinit.sampling.stream import Floats, Stream
+from onnxinit.sampling.laws import Floats, Stream
 
 PANEL = 64
 """Householder vectors that are applied at a time, as one matrix product. A change changes the draws."""
