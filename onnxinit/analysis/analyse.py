@@ -140,7 +140,7 @@ class _Assembly:
         self._surroundings = Surroundings(view)
         self._tensors = tensors
         self._ids: dict[str, str] = {}
-        self._fans: dict[int, tuple[float | None, float | None, int]] = {}
+        self._layers: dict[int, Weight] = {}  # by the values that hold a layer's weight
         self._name_all()
 
     def _name_all(self) -> None:
@@ -165,7 +165,7 @@ class _Assembly:
                 kept.append(self._kept(path, tensor))
             else:
                 weights.append(self._weight(path, tensor, *decided))
-        weights = [self._with_layer_fans(w) for w in weights]
+        weights = [self._beside_its_layer(w) for w in weights]
         weights = _share(weights, self._file)
         order = {p: i for i, p in enumerate(self._tensors)}
         weights.sort(key=lambda w: order[w.path])
@@ -181,15 +181,11 @@ class _Assembly:
             same,
         )
         fan_in, fan_out = _mean_fans(layout)
-        if reading.role in FAN_ROLES:
-            operands = [f.site.node.input(f.site.at) for f in same]
-            for v in [*operands, *tensor.values, *(o for t in tensor.values for o in _first_results(t))]:
-                self._fans[id(v)] = fan_in, fan_out, reading.groups
         uses = tuple(
             Use(f.site.node.op, f.site.node.name, f.site.at, f.site.trail.via)
             for f in [found, *(f for f in tensor.found if f is not found and isinstance(f.verdict, Reading))]
         )
-        return Weight(
+        weight = Weight(
             id=self._ids[path],
             name=value.name,
             scope=value.scope,
@@ -208,6 +204,11 @@ class _Assembly:
             default=reading.default,
             note=reading.note,
         )
+        if reading.role in FAN_ROLES and reading.layer is None:
+            operands = [f.site.node.input(f.site.at) for f in same]
+            for v in [*operands, *tensor.values, *(o for t in tensor.values for o in _first_results(t))]:
+                self._layers[id(v)] = weight
+        return weight
 
     def _around(self, found: Iterable[Found], *, upstream: bool) -> tuple[Activation, ...]:
         names: dict[str, Activation] = {}
@@ -223,19 +224,26 @@ class _Assembly:
             names.pop("linear", None)
         return tuple(names.values()) or (LINEAR,)
 
-    def _with_layer_fans(self, weight: Weight) -> Weight:
-        """A bias carries the fan_in of its layer, which the field's bias schemes ask for; a copy carries both fans."""
+    def _beside_its_layer(self, weight: Weight) -> Weight:
+        """A bias carries the fan_in of its layer, which the field's bias schemes ask for; a copy of a kernel, all of it."""
         reading = self._tensors[weight.path].reading()
-        layer = reading[1].layer if reading is not None else None
-        fans = self._fans.get(id(layer)) if layer is not None else None
-        if fans is None:
+        layer = self._layers.get(id(reading[1].layer)) if reading is not None else None
+        if layer is None:
             return weight
         if weight.role == "bias":
-            return replace(weight, fan_in=fans[0])
+            return replace(weight, fan_in=layer.fan_in)
         if weight.layout is None:
             return weight
-        parts = tuple(replace(p, fan_in=fans[0], fan_out=fans[1]) for p in weight.layout.parts)
-        return replace(weight, fan_in=fans[0], fan_out=fans[1], groups=fans[2], layout=Layout(parts))
+        parts = tuple(replace(p, fan_in=layer.fan_in, fan_out=layer.fan_out) for p in weight.layout.parts)
+        return replace(
+            weight,
+            layout=Layout(parts),
+            fan_in=layer.fan_in,
+            fan_out=layer.fan_out,
+            groups=layer.groups,
+            upstream=layer.upstream,
+            downstream=layer.downstream,
+        )
 
     def _kept(self, path: str, tensor: _Tensor) -> Kept:
         stored = tensor.stored
