@@ -225,7 +225,7 @@ class _Assembly:
         return tuple(names.values()) or (LINEAR,)
 
     def _beside_its_layer(self, weight: Weight) -> Weight:
-        """A bias carries the fan_in of its layer, which the field's bias schemes ask for; a copy of a kernel, all of it."""
+        """A bias carries the fan_in of its layer, which bias schemes ask for; a copy of a kernel, all of it."""
         reading = self._tensors[weight.path].reading()
         layer = self._layers.get(id(reading[1].layer)) if reading is not None else None
         if layer is None:
