@@ -256,9 +256,10 @@ def gather(site: Site) -> Reading | None:
 
 
 def look_up(site: Site, axis: int) -> Reading:
-    """A table read along `axis`; leading axes before it are tables of their own."""
+    """A table read along `axis`; axes before it are tables of their own, or the features where none come after."""
+    before: Kind = "in" if axis == len(site.shape) - 1 else "block"
     tiles: list[list[Tile]] = [
-        [(n, "out")] if i == axis else [(n, "block" if i < axis else "in")] for i, n in enumerate(site.shape)
+        [(n, "out")] if i == axis else [(n, before if i < axis else "in")] for i, n in enumerate(site.shape)
     ]
     return Reading("embedding", tiles, output=out_value(site.node))
 

@@ -10,7 +10,10 @@ import onnx
 import onnx.parser
 from onnx import numpy_helper
 
+from onnxinit.analysis.analyse import analyse
 from onnxinit.analysis.view import GraphView, Node, Value
+from onnxinit.analysis.weight import Analysis, Weight
+from onnxinit.model import ModelFile
 
 Array = npt.NDArray[np.generic]
 Given = Array | Sequence[int]
@@ -55,3 +58,26 @@ def nodes(view: GraphView, op: str) -> list[Node]:
 def arange(shape: Sequence[int]) -> npt.NDArray[np.int64]:
     """An index tensor: every element is its own place."""
     return np.arange(int(np.prod(shape)), dtype=np.int64).reshape(tuple(shape))
+
+
+def analysed(model: onnx.ModelProto) -> Analysis:
+    return analyse(ModelFile.of(model))
+
+
+def weights(model: onnx.ModelProto) -> dict[str, Weight]:
+    return analysed(model).by_id
+
+
+def roles(model: onnx.ModelProto) -> dict[str, str]:
+    """The role of every weight, "" for what is kept as it is."""
+    found = analysed(model)
+    return {k.id: "" for k in found.kept} | {w.id: w.role for w in found.weights}
+
+
+def kinds(weight: Weight) -> list[tuple[tuple[int, str], ...]]:
+    """The factors of every stored axis, for a weight of one part; factors of one are left out."""
+    assert weight.layout is not None
+    (part,) = weight.layout.parts
+    assert part.shape == weight.shape
+    pairs = (zip(ns, ks, strict=True) for ns, ks in zip(part.factors, part.kinds, strict=True))
+    return [tuple((n, k) for n, k in axis if n != 1) for axis in pairs]
