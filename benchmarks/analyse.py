@@ -72,6 +72,7 @@ def stack(nodes: int) -> ModelProto:
             tensor = TensorProto(name=f"{i}.{name}", data_type=TensorProto.FLOAT, dims=shape)
             tensor.data_location = TensorProto.EXTERNAL
             tensor.external_data.add(key="location", value="elsewhere.bin")
+            tensor.external_data.add(key="offset", value=str(4096 * len(tensors)))
             tensors.append(tensor)
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["b", WIDTH]) for n in ("x", f"x{blocks - 1}")]
     graph = helper.make_graph(body, "stack", ends[:1], ends[1:], tensors)

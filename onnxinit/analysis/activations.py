@@ -82,11 +82,15 @@ def _clip(f: Array) -> tuple[float, float | None]:
 
 
 def _family(g: Callable[[Array, float], Array]) -> Fit:
-    """A family whose parameter is minus its lower bound."""
+    """A family whose parameter is minus its lower bound; the grid may end a little before that."""
 
     def fit(f: Array) -> tuple[float, float | None]:
-        alpha = float(-f[0])
-        return (distance(f, g(GRID, alpha)) if 1e-2 < alpha < 30 else math.inf), None
+        alpha = bound = float(-f[0])
+        if not 1e-2 < alpha < 30:
+            return math.inf, None
+        for _ in range(8):
+            alpha *= bound / float(-g(GRID[:1], alpha)[0])
+        return distance(f, g(GRID, alpha)), None
 
     return fit
 
@@ -108,7 +112,7 @@ TABLE: tuple[Row, ...] = (
     Row("relu6", _fixed(lambda x: np.clip(x, 0.0, 6.0))),
     Row("leaky_relu", _leaky, "LeakyRelu"),
     Row("prelu", _leaky, "PRelu"),
-    Row("selu", _fixed(selu), "Selu"),
+    Row("selu", _fixed(selu, partial(selu, alpha=1.671875, gamma=1.046875)), "Selu"),
     Row("elu", _family(elu), "Elu"),
     Row("celu", _family(celu), "Celu"),
     Row("gelu", _fixed(gelu), "Gelu"),

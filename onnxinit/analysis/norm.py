@@ -51,22 +51,23 @@ def nothing_else(value: Value) -> Place | None:
     return uses[0] if len(uses) == 1 and not value.is_output else None
 
 
-def readers(end: Value, source: Value) -> frozenset[int]:
-    """The nodes between two values that read the first."""
-    found: set[int] = set()
-    seen: set[int] = set()
+def between(source: Value, end: Value) -> list[Node]:
+    """The nodes that make one value of another."""
+    found: dict[int, Node] = {}
     waiting = [end]
-    while waiting and len(seen) < _MOST:
-        node = waiting.pop().producer
-        if node is None or id(node) in seen:
+    while waiting and len(found) < _MOST:
+        value = waiting.pop()
+        node = value.producer
+        if value is source or node is None or id(node) in found:
             continue
-        seen.add(id(node))
-        for value in node.inputs:
-            if value is source:
-                found.add(id(node))
-            elif value is not None and not value.static:
-                waiting.append(value)
-    return frozenset(found)
+        found[id(node)] = node
+        waiting.extend(v for v in node.inputs if v is not None and not v.static)
+    return list(found.values())
+
+
+def readers(source: Value, end: Value) -> frozenset[int]:
+    """The nodes between two values that read the first, by identity."""
+    return frozenset(id(n) for n in between(source, end) if any(v is source for v in n.inputs))
 
 
 class Learned:

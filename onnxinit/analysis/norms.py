@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 
 from onnxinit.analysis.batch_norms import batch_norm
 from onnxinit.analysis.constants import Constants
-from onnxinit.analysis.norm import CASTS, Learned, Norm, Place, Role, bare, nothing_else, readers
+from onnxinit.analysis.norm import CASTS, Learned, Norm, Place, Role, bare, between, nothing_else, readers
 from onnxinit.analysis.view import GraphView, Node, Value
 
 _MOVES = CASTS | {"Reshape", "Expand", "Unsqueeze", "Squeeze", "Flatten"}
@@ -101,11 +101,13 @@ def find_norms(view: GraphView, constants: Constants | None = None) -> Norms:
             norm = _written_out(node, constants)
         if norm is not None and norms.making(norm.output) is None:
             norms.add(norm)
+    taken = {id(n) for norm in norms for n in between(norm.source, norm.output)}
     for node in view.nodes:
-        if node.op in ("Mul", "Div", "Sub") and norms.role(node, 0) is None and norms.role(node, 1) is None:
+        if node.op in ("Mul", "Div", "Sub") and id(node) not in taken:
             norm = batch_norm(node, constants)
             if norm is not None:
                 norms.add(norm)
+                taken.update(id(n) for n in between(norm.source, norm.output))
     return norms
 
 
@@ -156,7 +158,7 @@ def _written_out(root: Node, constants: Constants) -> Norm | None:
     if core.output is None:
         return None
     ends = _Ends(learned, core.output, core)
-    return Norm(source, ends.output, tuple(ends.roles.items()), readers(ends.output, source))
+    return Norm(source, ends.output, tuple(ends.roles.items()), readers(source, ends.output))
 
 
 def _moment(root: Node, constants: Constants) -> tuple[Value, int] | None:

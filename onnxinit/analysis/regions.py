@@ -202,15 +202,17 @@ class Functions:
             return LINEAR
         chain = region.chain(end)
         for origin in chain:
-            inner = self.region(origin)
             if region.functions[id(origin)].affine is None:
                 break
-            for value in chain[chain.index(origin) + 1 :]:
-                g = inner.functions.get(id(value))
-                found = named(g) if g is not None and g.affine is None else None
-                if found is not None:
-                    return activation(found[0], f, found[1])
+            found = [n for v in chain[chain.index(origin) + 1 :] if (n := self._named(origin, v)) is not None]
+            if found:  # the longest that has a name: ReLU6 may be written as a ReLU and a minimum
+                return activation(found[-1][0], f, found[-1][1])
         return activation("other", f)
+
+    def _named(self, origin: Value, value: Value) -> tuple[str, float | None] | None:
+        """The name of the function that takes one value to another, None where it is affine or has none."""
+        f = self._between(origin, value)
+        return named(f) if f is not None and f.affine is None else None
 
     def _parametric(self, region: Region) -> list[Exit] | None:
         """The exits where a parametric ReLU is written out, as relu(x) - slope * relu(-x) and the like."""
@@ -245,14 +247,12 @@ class Functions:
         bent = [s for s in sources if (f := self._between(s, value)) is not None and f.affine is None]
         if not bent:
             return None
-        near = [s for s in bent if (f := self._between(s, bent[0])) is not None and f.affine is not None]
-        for source in [*near[::-1], *(s for s in bent if s not in near)]:
+        for source in bent[::-1]:
             region = self.region(source)
             for end in region.chain(value)[:0:-1]:
                 if (g := self._between(end, value)) is None or g.affine is None:
                     break
-                found = named(region.functions[id(end)])
-                if found is not None and region.functions[id(end)].affine is None:
+                if (found := self._named(source, end)) is not None:
                     return activation(found[0], region.functions[id(value)], found[1]), source
         for source in bent:  # a function of a named one, such as the square of a ReLU
             outer = self._name(self.region(source), value)

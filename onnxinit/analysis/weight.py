@@ -176,7 +176,7 @@ class Weight:
         upstream: The functions that made the layer's input; `linear` where there is none.
         downstream: The functions applied to the layer's output.
         uses: Where it is consumed; the first is the deciding use.
-        tied_to: Ids of other weights that must stay equal to this one.
+        tied_to: Ids of weights that must stay equal to this one: the first of them names all others, those name it.
         shares: Id of the weight whose stored bytes these are (two initializers that point to one place of an external
             file); what is written is drawn as that weight. "" for a tensor with bytes of its own.
         depth: Number of weight layers before this one on the longest way from an input, for depth rules.
