@@ -22,6 +22,8 @@ from onnxinit.analysis.view import Value
 
 Values = Callable[[], "npt.NDArray[np.generic] | None"]
 
+NEUTRAL_FACTOR = 1.0  # what a learned factor of no known role starts as: it changes nothing
+
 _FEW = 3  # a mask holds zero, one, minus infinity; a learned table holds as many values as elements
 
 
@@ -142,7 +144,7 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
         return Constant("one repeated value or a mask that a signal is multiplied by")
     if flow.is_raw_input(other):
         return Constant("a fixed scale of the model's input")
-    return Reading("layer_scale" if residual else "other", output=out)
+    return Reading("layer_scale", output=out) if residual else Reading("other", output=out, default=NEUTRAL_FACTOR)
 
 
 def _read_factor(site: Site, flow: Flow, values: Values, out: Value) -> Verdict:
@@ -151,7 +153,11 @@ def _read_factor(site: Site, flow: Flow, values: Values, out: Value) -> Verdict:
     zero = held is not None and held.size == 1 and float(np.ravel(held)[0]) == 0.0
     if flow.joins_residual(out) and (zero or not _is_round(values)):
         return Reading("layer_scale", output=out)
-    return Reading("other", output=out) if _learned_scalar(site, flow, values) else Constant("a scalar constant")
+    return (
+        Reading("other", output=out, default=NEUTRAL_FACTOR)
+        if _learned_scalar(site, flow, values)
+        else Constant("a scalar constant")
+    )
 
 
 def read_concat(site: Site, flow: Flow, values: Values) -> Verdict:

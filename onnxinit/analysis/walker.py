@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxinit.analysis.arithmetic import ARITHMETIC, Constant, Verdict, few_values
+from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict, few_values
 from onnxinit.analysis.flow import Flow
 from onnxinit.analysis.norms import Norms
 from onnxinit.analysis.operators import OPERATORS, Reading, Site, out_value
@@ -182,7 +182,8 @@ class Walker:
             return Constant("a fixed factor or shift in the making of a weight")
         if (out := out_value(node)) is not None and self.flow.only_periodic(out):
             return Constant("a frequency of sine and cosine")
-        return Reading("other", output=None, note="a factor or shift in the making of a weight")
+        start = 0.0 if node.op in ("Add", "Sub") else NEUTRAL_FACTOR
+        return Reading("other", default=start, note="a factor or shift in the making of a weight")
 
     def _doubt(self, site: Site, reading: Reading, values: Callable[[], npt.NDArray[np.generic] | None]) -> Verdict:
         """Look twice at a matrix product or look-up that may hold a fixed table."""
