@@ -51,7 +51,8 @@ class Stream:
     def uniform(self, out: Floats, low: float = 0.0, high: float = 1.0) -> None:
         """Fill `out` with values uniform on [low, high].
 
-        Formula: (low + high)/2 + (high - low)/2 * (w + 1/2)/2^(b-1), with w a signed word of b bits.
+        Formula: (low + high)/2 + (high - low)/2 * w/2^(b-1), with w an odd signed word of b bits: symmetric, never the
+        middle itself, and never halfway between two floats, where rounding would prefer the even ones.
 
         Args:
             out: float32 or float64, C-contiguous, any shape.
@@ -63,8 +64,8 @@ class Stream:
         half = real((high / 2 - low / 2) * 2.0 ** (1 - bits))
         middle = real(high / 2 + low / 2)
         for part, words in self._parts(out):
+            np.bitwise_or(words, 1, out=words)
             np.copyto(part, words, casting="unsafe")
-            np.add(part, real(0.5), out=part)
             np.multiply(part, half, out=part)
             np.add(part, middle, out=part)
             np.clip(part, real(low), real(high), out=part)
