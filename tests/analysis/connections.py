@@ -26,13 +26,14 @@ class Connections:
     first: dict[str, int]
     shapes: dict[str, tuple[int, ...]]
     met: Flags
+    output: npt.NDArray[np.int_]  # by y: which output of the model it is of
 
     def elements(self, name: str) -> npt.NDArray[np.int64]:
         return arange(self.shapes[name]) + self.first[name]
 
 
 def connections(model: onnx.ModelProto, names: Sequence[str]) -> Connections:
-    """Run a model of one input and one output that is linear in both its input and the weights named."""
+    """Run a model that is linear in both its one input and the weights named; an open length is taken for one."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     stored = {t.name: t for t in model.graph.initializer}
     shapes = {n: tuple(stored[n].dims) for n in names}
@@ -42,7 +43,9 @@ def connections(model: onnx.ModelProto, names: Sequence[str]) -> Connections:
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    signal, out = session.get_inputs()[0], session.get_outputs()[0].name
+    signal = session.get_inputs()[0]
+    shape = [n if isinstance(n, int) else 1 for n in signal.shape]
+    ends: list[int] = []
     first: dict[str, int] = {}
     rows: list[list[npt.NDArray[np.bool_]]] = []
     for name in names:
@@ -51,16 +54,21 @@ def connections(model: onnx.ModelProto, names: Sequence[str]) -> Connections:
             feed = {n: np.zeros(shapes[n], np.float32) for n in names}
             feed[name].flat[e] = 1
             met: list[Flags] = []
-            for j in range(int(np.prod(signal.shape))):
-                x = np.zeros(signal.shape, np.float32)
+            for j in range(int(np.prod(shape))):
+                x = np.zeros(shape, np.float32)
                 x.flat[j] = 1
-                met.append(np.ravel(session.run([out], {**feed, signal.name: x})[0]) != 0)
+                results = session.run(None, {**feed, signal.name: x})
+                ends = [r.size for r in results]
+                met.append(np.concatenate([np.ravel(r) != 0 for r in results]))
             rows.append(met)
-    return Connections(first, shapes, np.array(rows))
+    return Connections(first, shapes, np.array(rows), np.repeat(np.arange(len(ends)), ends))
 
 
-def assert_counts(model: onnx.ModelProto, names: Sequence[str]) -> None:
-    """Fans and layouts of the weights named are those that the connections say."""
+def assert_counts(model: onnx.ModelProto, names: Sequence[str], cut: bool = False) -> None:
+    """Fans and layouts of the weights named are those that the connections say.
+
+    With `cut`, every output of the model comes from one block only, and every block makes one output only.
+    """
     counted, said = connections(model, names), weights(model)
     into = counted.met.sum((0, 1))  # by output: the input values that reach it
     for name in names:
@@ -74,6 +82,9 @@ def assert_counts(model: onnx.ModelProto, names: Sequence[str]) -> None:
             assert part.fan_in == into[reached].max(), name
             assert part.fan_out == max(counted.met[b.ravel()].sum((0, 2)).max() for b in blocks), name
             _assert_structure(counted.met, blocks)
+            if cut:
+                made = [set(counted.output[counted.met[b.ravel()].any((0, 1))].tolist()) for b in blocks]
+                assert sorted(made) == sorted({k} for k in set(counted.output.tolist())), name
         assert (covered == 1).all()
 
 
