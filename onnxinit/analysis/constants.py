@@ -20,11 +20,17 @@ MOST = 256  # elements; what is larger is never a constant that the analysis ask
 class Constants:
     """Values of small constants.
 
+    Args:
+        view: The graph.
+        read: Gives the values of a stored tensor by its path where the skeleton does not hold them (they are external);
+            None where they are missing.
+
     A constant is a stored tensor whose payload the skeleton holds, or what arithmetic, casts and reshapes make of such.
     Exporters that do not fold write sqrt(d) or an axis so. Each value is folded once, and without recursion.
     """
 
-    def __init__(self, view: GraphView):
+    def __init__(self, view: GraphView, read: Callable[[str], Known | None] | None = None):
+        self._read = read
         self._view = view  # keeps the values alive, whose identities are the keys
         self._known: dict[int, Known | None] = {}
 
@@ -54,7 +60,11 @@ class Constants:
 
     def _fold(self, value: Value) -> Known | None:
         if value.proto is not None:
-            return _stored(value.proto)
+            held = _stored(value.proto)
+            if held is None and value.tensor and self._read is not None and math.prod(value.proto.dims) <= MOST:
+                given = self._read(value.tensor)
+                held = _small(given) if given is not None else None
+            return held
         node = value.producer
         if node is None or node.domain != "" or value.index > 0:
             return None
@@ -94,7 +104,8 @@ def _operands(value: Value) -> list[Value]:
 
 
 def _stored(proto: TensorProto) -> Known | None:
-    if math.prod(proto.dims) > MOST or proto.data_type == TensorProto.STRING:
+    external = proto.data_location == TensorProto.EXTERNAL
+    if external or math.prod(proto.dims) > MOST or proto.data_type == TensorProto.STRING:
         return None
     try:
         return _small(numpy_helper.to_array(proto))

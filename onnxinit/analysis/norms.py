@@ -101,7 +101,7 @@ def find_norms(view: GraphView, constants: Constants | None = None) -> Norms:
             norm = _written_out(node, constants)
         if norm is not None and norms.making(norm.output) is None:
             norms.add(norm)
-    taken = {id(n) for norm in norms for n in between(norm.source, norm.output)}
+    taken = {id(n) for norm in norms for (n, _), _ in norm.roles}
     for node in view.nodes:
         if node.op in ("Mul", "Div", "Sub") and id(node) not in taken:
             norm = batch_norm(node, constants)

@@ -45,6 +45,7 @@ _DOMAINS = frozenset({"", "com.microsoft", "com.microsoft.nchwc", "com.ms.intern
 _SUMS = frozenset({"Add", "Sub", "Sum", "QLinearAdd"})
 _PRODUCTS = frozenset({"Mul", "Div"})
 _PIECES = frozenset({"Split", "Slice", "Gather", "SequenceAt"})
+_MOVES = frozenset({"Cast", "CastLike", "Identity", "Reshape", "Expand", "Unsqueeze", "Squeeze"})
 _GATES = frozenset({"sigmoid", "hardsigmoid"})
 
 # Inputs with the scale and the zero point of what a quantised operator makes.
@@ -164,8 +165,10 @@ class _Down(_Walk):
                 if way_out.activation is LINEAR:
                     for user, i in way_out.uses:
                         self._step(user, i, way_out.value, added)
-                else:
-                    self._found.append(_softmax(way_out) or _glu(way_out, at) or way_out.activation)
+                elif (softmax := _softmax(way_out)) is not None:
+                    self._found.append(softmax)
+                elif not _is_statistic(way_out):
+                    self._found.append(_glu(way_out, at) or way_out.activation)
         return self._found
 
     def _push(self, value: Value | None, added: bool) -> None:
@@ -187,7 +190,7 @@ class _Down(_Walk):
             self._found.extend([Activation(NAMED[node.domain, node.op])] if at == 0 else [])
         elif node.op in AFTER_BIAS and (activation := fused(node)) is not None:
             self._found.append(activation)
-        elif (rectified := self._rectified(node)) is not None and at == 0:
+        elif node.op in ("QuantizeLinear", "QLinearAdd") and (rectified := self._rectified(node)) is not None:
             self._found.append(rectified)
         elif self._hands_on(node, at):
             for following in node.outputs if node.op == "Split" else [out]:
@@ -210,9 +213,21 @@ class _Down(_Walk):
 
 def _is_own_peak(node: Node, value: Value) -> bool:
     """Whether a Sub takes the signal's own maximum off, as a written-out softmax does."""
-    other = node.input(1)
-    maker = bare(other).producer if other is not None and node.op == "Sub" else None
-    return maker is not None and maker.op == "ReduceMax" and maker.input(0) is value
+    other = node.input(1) if node.op == "Sub" else None
+    maker = _unmoved(other).producer if other is not None else None
+    source = maker.input(0) if maker is not None and maker.op == "ReduceMax" else None
+    return source is not None and _unmoved(source) is _unmoved(value)
+
+
+def _unmoved(value: Value) -> Value:
+    """A value before casts and reshapes."""
+    for _ in range(8):
+        node = value.producer
+        before = node.input(0) if node is not None and node.op in _MOVES else None
+        if before is None:
+            break
+        value = before
+    return value
 
 
 def _softmax(way_out: Exit) -> Activation | None:
@@ -220,14 +235,28 @@ def _softmax(way_out: Exit) -> Activation | None:
     end = way_out.value
     if end.producer is None or end.producer.op != "Exp":
         return None
-    for node, _ in way_out.uses:
-        total = node.outputs[0] if node.op == "ReduceSum" else None
-        for user, at in total.uses if total is not None else ():
+    waiting = [out for node, _ in way_out.uses if node.op == "ReduceSum" and (out := node.outputs[0]) is not None]
+    for _ in range(8):
+        if not waiting:
+            break
+        total = waiting.pop()
+        for user, at in total.uses:
             if user.op == "Div" and at == 1 and user.input(0) is end:
                 return Activation("softmax")
             if user.op == "Log":
                 return Activation("logsoftmax")
+            if user.op in _MOVES and user.outputs[0] is not None:
+                waiting.append(user.outputs[0])
     return None
+
+
+def _is_statistic(way_out: Exit) -> bool:
+    """Whether an unnamed function is only averaged: the square inside a variance, say."""
+    return (
+        way_out.activation.name == "other"
+        and bool(way_out.uses)
+        and all(n.op.startswith("Reduce") for n, _ in way_out.uses)
+    )
 
 
 def _glu(way_out: Exit, piece: Value) -> Activation | None:
@@ -292,7 +321,7 @@ class _Up(_Walk):
             return None, []
         if (node.domain, node.op) in NAMED:
             return Activation(NAMED[node.domain, node.op]), []
-        built_in = fused(node) or self._rectified(node)
+        built_in = fused(node) or self._rectified(node) or _recurrent(node)
         if built_in is not None:
             return built_in, []
         inputs = [(i, v) for i, v in enumerate(node.inputs) if v is not None and not v.static]
@@ -324,3 +353,11 @@ class _Up(_Walk):
                 return activation or LINEAR
             value = before[0]
         return LINEAR
+
+
+def _recurrent(node: Node) -> Activation | None:
+    """What a recurrent operator's output went through; of gated ones the moments are not known."""
+    if node.op == "RNN":
+        given = node.attributes.get("activations")
+        return by_name(given.strings[0].decode() if given is not None and given.strings else "Tanh")
+    return Activation("tanh") if node.op in ("LSTM", "GRU", "DynamicQuantizeLSTM") else None
