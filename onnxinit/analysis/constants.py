@@ -36,7 +36,7 @@ class Constants:
 
     def constant(self, value: Value | None) -> Known | None:
         """The elements of a value of at most 256 elements: float64, int64 or bool; None where they are not known."""
-        if value is None:
+        if value is None or (id(value) not in self._known and _is_signal(value)):
             return None
         stack = [value]
         while stack:
@@ -53,7 +53,7 @@ class Constants:
 
     def scalar(self, value: Value | None) -> float | None:
         """The one number that a value holds, whatever its rank; None where it holds several or is not known."""
-        if value is not None and value.shape is not None and any(n not in (1, None) for n in value.shape):
+        if value is None or (value.shape is not None and any(n not in (1, None) for n in value.shape)):
             return None
         held = self.constant(value)
         return float(held.reshape(-1)[0]) if held is not None and held.size == 1 and held.dtype.kind in "fib" else None
@@ -91,6 +91,12 @@ class Constants:
         given = node.attributes.get("value")
         fill = _stored(given.t) if given is not None else np.zeros(1)
         return np.full([int(n) for n in dims.reshape(-1)], fill.reshape(-1)[0]) if fill is not None else None
+
+
+def _is_signal(value: Value) -> bool:
+    """Whether nothing can be folded, seen at once."""
+    node = value.producer
+    return value.proto is None and (node is None or node.op not in _FOLDABLE)
 
 
 def _operands(value: Value) -> list[Value]:
@@ -207,3 +213,4 @@ _FOLDS: dict[str, _Fold] = {
         np.asarray(_first(x), np.int64), keepdims=bool(node.int_attribute("keepdims", 1))
     ),
 }
+_FOLDABLE = frozenset({*_FOLDS, "ConstantOfShape", "Shape"})

@@ -71,8 +71,8 @@ class Region:
         self._grow()
 
     def _grow(self) -> None:
-        waiting = [(n.index, id(n), n) for n, _ in self.origin.uses]
-        heapq.heapify(waiting)
+        waiting: list[tuple[int, int, Node]] = []
+        self._await(waiting, self.origin)
         seen: set[int] = set()
         while waiting and len(self.nodes) < MOST:
             _, key, node = heapq.heappop(waiting)
@@ -85,12 +85,16 @@ class Region:
                 continue
             self.nodes.add(key)
             self._enter(out, node, operands)
-            for user, _ in out.uses:
-                heapq.heappush(waiting, (user.index, id(user), user))
+            self._await(waiting, out)
+
+    def _await(self, waiting: list[tuple[int, int, Node]], value: Value) -> None:
+        for node, _ in value.uses:
+            if is_pointwise(node) and id(node) not in self._barred:
+                heapq.heappush(waiting, (node.index, id(node), node))
 
     def _operands(self, node: Node) -> tuple[Expression | float | None, ...] | None:
         """What a node is applied to, None where that is not the origin and numbers alone."""
-        if not is_pointwise(node) or node.inputs[:1] == [None] or id(node) in self._barred:
+        if node.inputs[:1] == [None]:
             return None
         operands: list[Expression | float | None] = []
         for i, value in enumerate(node.inputs[:1] if node.op in _FIRST_ONLY else node.inputs):
@@ -243,6 +247,8 @@ class Functions:
 
     def making(self, value: Value) -> tuple[Activation, Value] | None:
         """The function that ends in a value, and the value that it is applied to; None where there is none."""
+        if value.producer is None or not is_pointwise(value.producer):
+            return None
         sources = self._sources(value)
         bent = [s for s in sources if (f := self._between(s, value)) is not None and f.affine is None]
         if not bent:
