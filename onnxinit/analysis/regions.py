@@ -196,7 +196,8 @@ class Functions:
         for end in region.values:
             uses = region.outside(end)
             f = region.functions[id(end)]
-            if (uses or end.is_output) and f.on_grid.dtype.kind == "f" and f.affine != (0.0, f.on_grid[0]):
+            varies = f.on_grid.dtype.kind == "f" and (f.affine is None or f.affine[0] != 0.0)
+            if varies and (uses or end.is_output):
                 exits.append(Exit(self._name(region, end), end, uses))
         return exits
 
