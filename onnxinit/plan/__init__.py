@@ -1,1 +1,26 @@
-"""."""
+"""Rules, and the plan: for every weight its scheme, gain and seed, or the reason why it is kept."""
+
+from onnxinit.plan.blocks import asked_std, block_of, label, parts_of, work_type
+from onnxinit.plan.fit import fit_plan
+from onnxinit.plan.make import entry_of, make_plan
+from onnxinit.plan.patterns import Pattern
+from onnxinit.plan.plan import Entry, Gain, Left, Plan, Vector
+from onnxinit.plan.rules import Rule
+
+__all__ = [
+    "Entry",
+    "Gain",
+    "Left",
+    "Pattern",
+    "Plan",
+    "Rule",
+    "Vector",
+    "asked_std",
+    "block_of",
+    "entry_of",
+    "fit_plan",
+    "label",
+    "make_plan",
+    "parts_of",
+    "work_type",
+]

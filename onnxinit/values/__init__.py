@@ -1,1 +1,5 @@
-"""."""
+"""A plan's entries to bytes, lazily and in any number of threads."""
+
+from onnxinit.values.draw import Values, fresh
+
+__all__ = ["Values", "fresh"]

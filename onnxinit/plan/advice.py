@@ -1,0 +1,52 @@
+"""What a reader should know of a plan before using its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from onnxinit.plan.plan import Entry, Left
+
+INSTEAD = "; orthogonal in place of delta_orthogonal, since it has fewer outputs than inputs"
+
+_KERNELS = frozenset({"weight", "input_weight", "recurrent_weight", "embedding"})
+_SHOWN = 3
+
+
+def advise(entries: Sequence[Entry], kept: Iterable[Left]) -> Iterator[str]:
+    """The warnings of a plan, each one line with the count and the first few ids.
+
+    Args:
+        entries: What is rewritten.
+        kept: What is not.
+    """
+    alike = [e.id for e in entries if e.role in _KERNELS and _alike(e)]
+    if alike:
+        yield (
+            f"{_count(alike)} the same value everywhere, so that training cannot tell the units apart: {_some(alike)}; "
+            "take a random scheme, or zeros for the last layer of a branch alone"
+        )
+    replaced = [e.id for e in entries if e.why.endswith(INSTEAD)]
+    if replaced:
+        yield (
+            f"{_count(replaced)} fewer outputs than inputs and cannot be delta_orthogonal, so orthogonal draws them: "
+            f"{_some(replaced)}"
+        )
+    other = [e.id for e in entries if e.role == "other"]
+    if other:
+        yield f"{_count(other)} a purpose that the graph does not tell: {_some(other)}; --exclude role:other keeps them"
+    quantised = [left.id for left in kept if "quantised" in left.reason]
+    if quantised:
+        yield f"{_count(quantised)} quantised values, which are kept as training made them: {_some(quantised)}"
+
+
+def _alike(entry: Entry) -> bool:
+    return entry.scheme.scheme.symmetric or entry.std == 0 or entry.gain == 0
+
+
+def _count(ids: Sequence[str]) -> str:
+    return "1 weight has" if len(ids) == 1 else f"{len(ids)} weights have"
+
+
+def _some(ids: Sequence[str]) -> str:
+    more = len(ids) - _SHOWN
+    return ", ".join(ids[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,61 @@
+"""What a weight gets where no rule names it, and what auto means for it."""
+
+from __future__ import annotations
+
+from onnxinit.analysis.weight import Analysis, Weight
+from onnxinit.schemes import ROLE_DEFAULTS, Spec, auto_spec
+
+# A recurrent weight follows the scheme for kernels only where it is one of these.
+_ALSO_RECURRENT = frozenset({"zeros", "ones", "constant", "identity", "keep"})
+
+# Learned, but nobody knows what: small values of both signs break no symmetry and blow nothing up.
+_OTHER = Spec.of("truncated_normal", {"std": 0.02})
+
+
+def default_spec(weight: Weight, scheme: Spec, analysis: Analysis) -> tuple[Spec, str]:
+    """The scheme of a weight that no rule names, and why.
+
+    Args:
+        weight: The weight.
+        scheme: What `--scheme` says, for kernels.
+        analysis: The whole, for the depth of the network.
+    """
+    role = weight.role
+    if role in ("weight", "input_weight") or (role == "recurrent_weight" and scheme.name in _ALSO_RECURRENT):
+        return scheme, f"the scheme for kernels, {scheme}"
+    return _by_role(weight, analysis), f"the default of the role {role}"
+
+
+def _by_role(weight: Weight, analysis: Analysis) -> Spec:
+    if weight.default is not None:
+        return Spec.of("constant", {"value": weight.default})
+    if weight.role == "layer_scale":
+        return Spec.of("layer_scale", {"depth": analysis.depth})
+    if weight.role == "bias" and any("Wb.f" in part.names for part in (weight.layout.parts if weight.layout else ())):
+        return Spec.of("forget_bias")
+    return ROLE_DEFAULTS.get(weight.role, _OTHER)
+
+
+def resolve_auto(weight: Weight, analysis: Analysis) -> tuple[Spec, str]:
+    """What auto means for a weight, and why.
+
+    A kernel gets its scheme by its downstream activation. In a network without norms nothing corrects a variance that
+    grows or shrinks, so there the gain is that of the upstream activation, which keeps it. Other roles get their own.
+    """
+    if weight.role not in ("weight", "input_weight"):
+        return _by_role(weight, analysis), f"auto: the default of the role {weight.role}"
+    spec = auto_spec(weight.downstream)
+    if analysis.normless and spec.name != "lecun":
+        upstream = _names(weight, upstream=True)
+        return Spec.of("he", gain="upstream"), f"auto: keeps the variance after {upstream} in a network without norms"
+    return spec, f"auto: before {_names(weight, upstream=False)}"
+
+
+def _names(weight: Weight, *, upstream: bool) -> str:
+    return ", ".join(a.name for a in (weight.upstream if upstream else weight.downstream)) or "linear"
+
+
+def possible(spec: Spec, weight: Weight) -> bool:
+    """Whether the blocks have the shape that the scheme needs: delta_orthogonal has no more inputs than outputs."""
+    shapes = [part.block_shape for part in weight.layout.parts] if weight.layout is not None else []
+    return spec.name != "delta_orthogonal" or all(len(shape) == 2 or shape[0] >= shape[1] for shape in shapes)

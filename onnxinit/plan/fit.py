@@ -1,0 +1,63 @@
+"""A plan from elsewhere, fitted to a model."""
+
+from __future__ import annotations
+
+import math
+
+from onnxinit.analysis.weight import Analysis, Weight
+from onnxinit.errors import SchemeError
+from onnxinit.plan.advice import advise
+from onnxinit.plan.blocks import label
+from onnxinit.plan.make import entry_of
+from onnxinit.plan.plan import Entry, Left, Plan, Vector
+from onnxinit.sampling import STREAM
+
+
+def fit_plan(plan: Plan, analysis: Analysis) -> Plan:
+    """The plan for a model: every entry with its weight, in file order; weights that the plan does not name are kept.
+
+    Args:
+        plan: The plan, perhaps made for another file of the same model.
+        analysis: The model that it is for.
+
+    Raises:
+        SchemeError: The plan names a weight that the model lacks or that has another shape there, a gain does not fit
+            its weight, or the random streams are of a version that this package does not draw.
+    """
+    if plan.stream != STREAM:
+        raise SchemeError(
+            f"the plan is for random streams of version {plan.stream} and this package draws version {STREAM}: "
+            "use the version of onnxinit that made the plan"
+        )
+    named = {e.id: e for e in plan.entries}
+    for entry in plan.entries:
+        if entry.id not in analysis.by_id:
+            raise SchemeError(f"the plan names '{entry.id}', which the model lacks: make a plan for this model")
+    reasons = {k.id: k.reason for k in plan.kept}
+    entries = tuple(_fit(named[w.id], w) for w in analysis.weights if w.id in named)
+    left = [w for w in analysis.weights if w.id not in named]
+    kept = (
+        *(Left(w.id, reasons.get(w.id, "the plan does not name it")) for w in left),
+        *(Left(k.id, k.reason) for k in analysis.kept),
+    )
+    return Plan(plan.seed, plan.stream, entries, kept, tuple(advise(entries, kept)))
+
+
+def _fit(entry: Entry, weight: Weight) -> Entry:
+    if entry.shape != weight.shape:
+        raise SchemeError(
+            f"the plan has '{entry.id}' with the shape {list(entry.shape)}, where the model has {label(weight)}: "
+            "make a plan for this model"
+        )
+    vector = entry.gain if isinstance(entry.gain, Vector) else None
+    if vector and (vector.axis not in range(len(weight.shape)) or len(vector.values) != weight.shape[vector.axis]):
+        raise SchemeError(
+            f"the plan's gain of '{entry.id}' has {len(vector.values)} values for axis {vector.axis}, "
+            f"which does not fit {label(weight)}"
+        )
+    gains = entry.gain.values if isinstance(entry.gain, Vector) else (entry.gain,)
+    if not all(math.isfinite(g) and g >= 0 for g in gains):
+        raise SchemeError(f"the plan's gain of '{entry.id}' must be finite and at least 0")
+    if entry.scheme.planned:
+        raise SchemeError(f"the plan's scheme of '{entry.id}' is {entry.scheme}: a plan names what draws it")
+    return entry_of(weight, entry.scheme, entry.why, entry.gain, entry.draws_as)

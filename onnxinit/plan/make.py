@@ -1,0 +1,152 @@
+"""From an analysis, a scheme and rules to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from onnxinit.analysis.weight import Analysis, Weight
+from onnxinit.errors import SchemeError
+from onnxinit.plan.advice import INSTEAD, advise
+from onnxinit.plan.blocks import asked_std, label
+from onnxinit.plan.defaults import default_spec, possible, resolve_auto
+from onnxinit.plan.patterns import Pattern
+from onnxinit.plan.plan import Entry, Gain, Left, Plan
+from onnxinit.plan.rules import Rule
+from onnxinit.sampling import STREAM
+from onnxinit.schemes import Spec, parse_spec, resolve_gain
+
+
+def make_plan(
+    analysis: Analysis,
+    *,
+    scheme: str | Spec = "auto",
+    seed: int = 0,
+    rules: str | Iterable[str] = (),
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    allow_unmatched: bool = False,
+) -> Plan:
+    """Say for every tensor what it gets, or why it is kept.
+
+    Args:
+        analysis: What the tensors are.
+        scheme: The SPEC for kernels; other roles have defaults of their own.
+        seed: The root seed, at least 0.
+        rules: PATTERN=SPEC each; the last that matches a weight wins.
+        include: PATTERNs; where there are any, a weight that none matches is kept.
+        exclude: PATTERNs; a weight that one matches is kept.
+        allow_unmatched: Whether a pattern that matches no weight is a warning and not an error.
+
+    Raises:
+        SchemeError: A scheme, parameter, pattern or the seed is wrong, a pattern matches nothing, or a scheme cannot
+            draw a weight that gets it.
+    """
+    if seed < 0:
+        raise SchemeError(f"the seed {seed} is below 0: give a whole number from 0 on, or 'random'")
+    choice = _Choice(
+        analysis,
+        parse_spec(scheme) if isinstance(scheme, str) else scheme,
+        [Rule.parse(text) for text in _several(rules)],
+        [Pattern.parse(text) for text in _several(include)],
+        [Pattern.parse(text) for text in _several(exclude)],
+    )
+    unmatched = choice.unmatched()
+    if unmatched and not allow_unmatched:
+        raise SchemeError(
+            f"{unmatched[0]} matches no weight of the model: `onnxinit inspect` lists their ids, roles and operators; "
+            "--allow-unmatched makes this a warning"
+        )
+    made = [choice.of(weight) for weight in analysis.weights]
+    entries = tuple(m for m in made if isinstance(m, Entry))
+    kept = (*(m for m in made if isinstance(m, Left)), *(Left(k.id, k.reason) for k in analysis.kept))
+    warnings = (*(f"{text} matches no weight" for text in unmatched), *advise(entries, kept))
+    return Plan(seed, STREAM, entries, kept, warnings)
+
+
+def _several(texts: str | Iterable[str]) -> Sequence[str]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The user's wishes, and what they mean for each weight."""
+
+    analysis: Analysis
+    scheme: Spec
+    rules: Sequence[Rule]
+    include: Sequence[Pattern]
+    exclude: Sequence[Pattern]
+
+    def unmatched(self) -> list[str]:
+        """What the user asked for that no weight answers to."""
+        named = [(f"the rule '{rule.text}'", rule.pattern) for rule in self.rules]
+        named += [(f"--include '{p.text}'", p) for p in self.include]
+        named += [(f"--exclude '{p.text}'", p) for p in self.exclude]
+        return [text for text, pattern in named if not any(map(pattern.matches, self.analysis.weights))]
+
+    def of(self, weight: Weight) -> Entry | Left:
+        """The entry of a weight; one that shares the bytes of another gets what that one gets."""
+        owner = self.analysis.by_id[weight.shares] if weight.shares else weight
+        same = [owner, *(w for w in map(self.analysis.by_id.get, owner.tied_to) if w and w.shares == owner.id)]
+        left = self._left(same)
+        if left:
+            return Left(weight.id, left)
+        spec, why = self._spec(owner, same)
+        if spec.name == "auto":
+            spec, why = resolve_auto(owner, self.analysis)
+        if spec.name == "keep":
+            return Left(weight.id, f"kept by {why}")
+        if not possible(spec, owner):
+            spec, why = Spec.of("orthogonal", gain=spec.gain), why + INSTEAD
+        return replace(entry_of(owner, spec, why), id=weight.id, role=weight.role, shape=weight.shape)
+
+    def _left(self, same: Sequence[Weight]) -> str:
+        """Why a weight is not selected, or "" where it is."""
+        if self.include and not _matching(self.include, same):
+            return f"not selected by --include {' '.join(p.text for p in self.include)}"
+        out = _matching(self.exclude, same)
+        return f"--exclude {out[-1].text}" if out else ""
+
+    def _spec(self, owner: Weight, same: Sequence[Weight]) -> tuple[Spec, str]:
+        for rule in reversed(self.rules):
+            if _matching([rule.pattern], same):
+                return rule.spec, f"the rule '{rule.text}'"
+        return default_spec(owner, self.scheme, self.analysis)
+
+
+def _matching(patterns: Sequence[Pattern], same: Sequence[Weight]) -> list[Pattern]:
+    return [p for p in patterns if any(map(p.matches, same))]
+
+
+def entry_of(weight: Weight, spec: Spec, why: str, gain: Gain | None = None, draws_as: str = "") -> Entry:
+    """The entry of one weight.
+
+    Args:
+        weight: The weight.
+        spec: What draws it.
+        why: What chose the scheme.
+        gain: The gain; if None, what the spec's gain means for the weight.
+        draws_as: The id that its stream derives from, if not its own.
+
+    Raises:
+        SchemeError: The scheme needs a fan that the weight has not.
+    """
+    if gain is None:
+        gain = resolve_gain(spec, weight.downstream, weight.upstream)
+    try:
+        std = asked_std(weight, spec, gain)
+    except SchemeError as e:
+        raise SchemeError(f"{label(weight)} cannot be drawn by {spec}, {why}: {e}") from None
+    return Entry(
+        id=weight.id,
+        role=weight.role,
+        shape=weight.shape,
+        dtype=weight.dtype,
+        scheme=spec.without_gain(),
+        gain=gain,
+        std=std,
+        draws_as=draws_as or weight.id,
+        exact=spec.scheme.exact_to,
+        why=why,
+    )

@@ -1,0 +1,156 @@
+"""A plan's entries to bytes: chunk by chunk in stored order, or, for structured schemes, block by block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxinit.analysis.weight import Analysis, Part, Weight
+from onnxinit.errors import ModelError, SchemeError
+from onnxinit.model import Chunk
+from onnxinit.plan import Entry, Plan, Vector, block_of, label, parts_of, work_type
+from onnxinit.sampling import CHUNK, stream, weight_key
+from onnxinit.values.laws import Law, law_of
+from onnxinit.values.rounding import STORED, Floats, Stored
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def fresh(plan: Plan, analysis: Analysis) -> dict[str, Values]:
+    """The fresh values of every tensor that the plan rewrites, by the tensor's path; drawn when they are asked for.
+
+    A tensor that is drawn as another one of the plan gets the very bytes of that one.
+
+    Raises:
+        ModelError: A weight is of a type that is not drawn.
+    """
+    own = {e.id: _values(plan, e, analysis.by_id[e.id]) for e in plan.entries}
+    return {analysis.by_id[e.id].path: own.get(e.draws_as, own[e.id]) for e in plan.entries}
+
+
+def _values(plan: Plan, entry: Entry, weight: Weight) -> Values:
+    if weight.dtype not in STORED:
+        raise ModelError(f"{label(weight)} is not drawn: keep it with --exclude, or convert it to {', '.join(STORED)}")
+    return Values(weight, entry, weight_key(plan.seed, entry.draws_as))
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The fresh values of one tensor: `gain * sample`, rounded once to the stored type.
+
+    Attributes:
+        weight: The tensor and its layout.
+        entry: What draws it.
+        key: The key of its streams: one for each chunk of an independent scheme, for each block of a structured one.
+    """
+
+    weight: Weight
+    entry: Entry
+    key: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Size as raw little-endian bytes."""
+        return self.weight.size * self._stored.itemsize
+
+    @property
+    def _stored(self) -> Stored:
+        return STORED[self.weight.dtype]
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Jobs that draw the values, each for a range of the tensor's bytes. They can run in any order, in any thread.
+
+        Raises (when a job runs):
+            ModelError: A value is beyond what the stored type holds.
+            SchemeError: The scheme cannot draw a block of this shape.
+        """
+        if not self.weight.size:
+            return
+        if not self.entry.scheme.structured:
+            law = law_of(self.weight, self.entry)
+            for at in range(0, self.weight.size, CHUNK):
+                yield self._job(at, min(CHUNK, self.weight.size - at), partial(self._independent, law, at))
+        elif (run := _contiguous(self.weight, self.entry)) is not None:
+            each = self.weight.size // run.blocks
+            step = max(1, CHUNK // each)
+            for first in range(0, run.blocks, step):
+                count = min(step, run.blocks - first)
+                yield self._job(first * each, count * each, partial(self._run_of_blocks, run, first, count))
+        else:
+            yield self._job(0, self.weight.size, self._all_blocks)
+
+    def _job(self, at: int, count: int, draw: Callable[[int], Floats]) -> Chunk:
+        size = self._stored.itemsize
+        return Chunk(at * size, count * size, partial(self._encoded, draw, count))
+
+    def _encoded(self, draw: Callable[[int], Floats], count: int) -> Bytes:
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
+                values = draw(count)
+                return self._stored.encode(values).reshape(-1).view(np.uint8)
+        except OverflowError as e:
+            raise ModelError(
+                f"{label(self.weight)} cannot hold {e}: {self.entry.scheme} with gain {self.entry.gain} goes beyond "
+                f"{self._stored.largest:g}; give it a smaller scale by a --rule, or keep it with --exclude"
+            ) from None
+        except SchemeError as e:
+            raise SchemeError(f"{label(self.weight)} cannot be drawn by {self.entry.scheme}: {e}") from None
+
+    def _independent(self, law: Law, at: int, count: int) -> Floats:
+        out = np.empty(count, self._stored.work)
+        law.sample(stream(self.key, at // CHUNK), at, out)
+        return out
+
+    def _block(self, part: Part | None, index: int, number: int) -> Floats:
+        """One block at the entry's gain, unless that is a vector: (out, in, *kernel)."""
+        drawn = self.entry.scheme.draw(block_of(self.weight, part, index), stream(self.key, number))
+        return drawn if isinstance(self.entry.gain, Vector) else drawn * drawn.dtype.type(self.entry.gain)
+
+    def _run_of_blocks(self, run: Part, first: int, count: int, _: int) -> Floats:
+        one = _one_block(run)
+        out = np.empty((count, *one.shape), self._stored.work)
+        for i in range(count):
+            one.from_canonical(self._block(run, first + i, first + i)[None], out[i])
+        return out
+
+    def _all_blocks(self, _: int) -> Floats:
+        out = np.empty(self.weight.shape, self._stored.work)
+        number = 0
+        for part in parts_of(self.weight):
+            blocks = [self._block(part, i, number + i) for i in range(part.blocks)]
+            part.from_canonical(np.stack(blocks), out)
+            number += part.blocks
+        if self.weight.layout is None:
+            out[...] = self._block(None, 0, 0)
+        return out if not isinstance(self.entry.gain, Vector) else out * _along(self.entry.gain, self.weight)
+
+
+def _along(gain: Vector, weight: Weight) -> Floats:
+    """A vector so that it multiplies along its axis of the stored tensor."""
+    shape = [1] * len(weight.shape)
+    shape[gain.axis] = -1
+    return np.asarray(gain.values, work_type(weight.dtype)).reshape(shape)
+
+
+def _contiguous(weight: Weight, entry: Entry) -> Part | None:
+    """The one part of a weight whose blocks lie one after the other in stored order, or None."""
+    parts = parts_of(weight)
+    if len(parts) != 1 or isinstance(entry.gain, Vector):
+        return None
+    axes = zip(parts[0].kinds, parts[0].factors, strict=True)
+    kinds = [kind for names, sizes in axes for kind, n in zip(names, sizes, strict=True) if n > 1]
+    return parts[0] if kinds == sorted(kinds, key=lambda kind: kind != "block") else None
+
+
+def _one_block(part: Part) -> Part:
+    """The layout of a single block of a part."""
+    factors = tuple(
+        tuple(1 if kind == "block" else n for n, kind in zip(sizes, kinds, strict=True))
+        for sizes, kinds in zip(part.factors, part.kinds, strict=True)
+    )
+    return replace(part, start=(0,) * len(factors), shape=tuple(map(math.prod, factors)), factors=factors, names=())
