@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -90,7 +91,7 @@ class Parameter:
 
 def as_number(value: object) -> float | None:
     """A finite number given as text or as a number, else None."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | Real):
         return None
     try:
         number = float(value)
@@ -100,9 +101,9 @@ def as_number(value: object) -> float | None:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' where a known word is near, else ''."""
+    """' (did you mean ...?)' where a known word is near, else ''."""
     close = difflib.get_close_matches(word.lower(), list(known), n=1)
-    return f": did you mean '{close[0]}'?" if close else ""
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:

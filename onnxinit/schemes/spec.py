@@ -91,6 +91,8 @@ class Spec:
             SchemeError: The scheme cannot make a block of this shape.
         """
         assert self.scheme.make is not None, f"{self.name} is independent"
+        if 0 in block.shape:
+            return np.zeros(block.shape, block.dtype)
         drawn = np.asarray(self.scheme.make(block, stream, **self.values))
         if drawn.shape != block.shape:
             raise SchemeError(f"the scheme '{self.name}' returned the shape {drawn.shape} for a block of {block.shape}")

@@ -114,8 +114,10 @@ class Scheme:
         for name in given:
             if name not in known:
                 takes = [*known, "gain"] if self.gain else list(known)
-                listed = f"; it takes {', '.join(takes)}" if takes else "; it takes none"
-                raise SchemeError(f"the scheme '{self.name}' has no parameter '{name}'{nearest(name, takes)}{listed}")
+                listed = ", ".join(takes) or "none"
+                raise SchemeError(
+                    f"the scheme '{self.name}' has no parameter '{name}'{nearest(name, takes)}: it takes {listed}"
+                )
         params = {
             p.name: p.read(given[p.name], self.name) if given.get(p.name) is not None else p.default
             for p in self.parameters
@@ -263,7 +265,6 @@ def resolve(name: str) -> tuple[Scheme, Params]:
     if name not in _NAMES:
         load_plugins()
     if name not in _NAMES:
-        hint = nearest(name, _NAMES) or ": `onnxinit schemes` lists them"
-        raise SchemeError(f"there is no scheme named '{name}'{hint}")
+        raise SchemeError(f"there is no scheme named '{name}'{nearest(name, _NAMES)}: `onnxinit schemes` lists them")
     row, preset = _NAMES[name]
     return _TABLE[row], preset
