@@ -95,8 +95,8 @@ class Values:
                 return self._stored.encode(values).reshape(-1).view(np.uint8)
         except OverflowError as e:
             raise ModelError(
-                f"{label(self.weight)} cannot hold {e}: {self.entry.scheme} with gain {self.entry.gain} goes beyond "
-                f"{self._stored.largest:g}; give it a smaller scale by a --rule, or keep it with --exclude"
+                f"{label(self.weight)} cannot hold the {e.args[0]:g} that {self.entry.scheme} draws, its type ends at "
+                f"{self._stored.largest:g}: give it a smaller scale by a --rule, or keep it with --exclude"
             ) from None
         except SchemeError as e:
             raise SchemeError(f"{label(self.weight)} cannot be drawn by {self.entry.scheme}: {e}") from None
