@@ -65,7 +65,7 @@ def analyse(file: ModelFile) -> Analysis:
     with _no_collection():
         view = GraphView(_with_shapes(file.proto))
         fill_shapes(view)
-        constants = Constants(view)
+        constants = Constants(view, Reader(file))
         norms = find_norms(view, constants)
         walker = Walker(view, norms, Flow(view), Reader(file))
         tensors = _name_cells(view, _read_all(file, view, walker))

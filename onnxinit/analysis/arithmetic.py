@@ -11,20 +11,22 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from onnxinit.analysis.activations import PRELU_SLOPE
 from onnxinit.analysis.flow import Flow, Origin
 from onnxinit.analysis.operators import Reading, Site, out_value
+from onnxinit.analysis.tables import (
+    Values,
+    few_values,
+    is_computed,
+    is_mask,
+    is_repeated,
+    is_round,
+    is_zero,
+)
 from onnxinit.analysis.trail import Tile
 from onnxinit.analysis.view import Value
 
-Values = Callable[[], "npt.NDArray[np.generic] | None"]
-
 NEUTRAL_FACTOR = 1.0  # what a learned factor of no known role starts as: it changes nothing
-
-_FEW = 3  # a mask holds zero, one, minus infinity; a learned table holds as many values as elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,6 @@ class Constant:
 
 
 Verdict = Reading | Constant
-
-
-def few_values(values: Values, most: int = _FEW) -> bool:
-    """Whether a tensor holds only a few distinct values; False where its data is missing."""
-    held = values()
-    return held is not None and held.size > 1 and np.unique(held.astype(np.float64)).size <= most
 
 
 def nontrivial(shape: tuple[int, ...]) -> list[int]:
@@ -59,24 +55,31 @@ def read_add(site: Site, flow: Flow, values: Values) -> Verdict:
     if size == 1:
         if origin is not None and site.shape and not origin.biased and origin.width == 1:
             return _bias(site, origin, out)
-        return Reading("bias", output=out) if _learned_scalar(site, flow, values) else Constant("a scalar constant")
+        return Reading("bias", output=out) if _learned_scalar(site, values) else Constant("a scalar constant")
+    if is_mask(values):
+        return Constant("a mask, or another table of two or three values")
     if origin is not None and size == origin.width and (len(long) == 1 or origin.spread):
         return _bias(site, origin, out)
-    if origin is not None and origin.width == site.shape[-1] and (_stacked(site, origin) or _repeated(values)):
+    if origin is not None and origin.width == site.shape[-1] and (_stacked(site, origin) or is_repeated(values)):
         return _bias(site, origin, out)
-    if flow.reaches_softmax(out):
-        if few_values(values):
-            return Constant("an attention mask")
-        return Reading("positional", output=out)
+    if origin is not None and origin.spread and _by_head(site, origin):
+        return _bias(site, origin, out)
     if flow.only_periodic(out):
         return Constant("a phase of sine and cosine")
     if few_values(values, 1):
         return Constant("one repeated value added to a signal")
-    if len(long) > 1:
-        return Constant("a mask") if few_values(values) else Reading("positional", output=out)
+    if flow.reaches_softmax(out) or len(long) > 1:
+        return Constant("a computed table of positions") if is_computed(values) else Reading("positional", output=out)
     if flow.is_raw_input(other):
         return Constant("a fixed shift of the model's input")
     return Reading("bias", output=out)
+
+
+def _by_head(site: Site, origin: Origin) -> bool:
+    """Whether a table (heads, 1, width) is the bias of some blocks of a fused projection, spread over its heads."""
+    long = nontrivial(site.shape)
+    apart = len(long) == 2 and long[1] - long[0] > 1
+    return apart and origin.width % math.prod(site.shape) == 0
 
 
 def _stacked(site: Site, origin: Origin) -> bool:
@@ -85,32 +88,10 @@ def _stacked(site: Site, origin: Origin) -> bool:
     return bool(batch) and [n for n in site.shape[:-1] if n != 1] == batch
 
 
-def _repeated(values: Values) -> bool:
-    """Whether every row of a table is the same: a vector that an exporter spread."""
-    held = values()
-    if held is None or held.ndim < 2:
-        return False
-    rows = held.reshape(-1, held.shape[-1])
-    return len(rows) > 1 and bool((rows == rows[0]).all())
-
-
-def _learned_scalar(site: Site, flow: Flow, values: Values) -> bool:
+def _learned_scalar(site: Site, values: Values) -> bool:
     """Whether one number is learned: it stands with the weights, not with the constants, and is no round one."""
     value = site.node.input(site.at)
-    if value is None or value.where != "initializer" or not site.shape or not flow.keeps_scalars_in_nodes:
-        return False
-    return not _is_round(values)
-
-
-def _is_round(values: Values) -> bool:
-    """Whether a number was written down: a few digits suffice for it, its square or the inverse of that."""
-    held = values()
-    if held is None or held.size != 1:
-        return True
-    x = float(np.ravel(held)[0])
-    if abs(x - float(f"{x:.5g}")) <= 1.2e-7 * abs(x):  # half a step of float32
-        return True
-    return any(abs(c - float(f"{c:.3g}")) <= 1e-6 * c for c in (x * x, 1.0 / (x * x)))
+    return value is not None and value.where == "initializer" and bool(site.shape) and not is_round(values)
 
 
 def _bias(site: Site, origin: Origin, out: Value) -> Reading:
@@ -132,16 +113,19 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
     slope = flow.slope_default(node, site.at, PRELU_SLOPE)
     if slope is not None:
         return Reading("prelu_slope", output=out, source=other, default=slope)
-    summed = flow.summed_axes(out)
-    if summed is not None and any(site.shape[i] != 1 for i in summed):
+    missing = len(out.shape or site.shape) - len(site.shape)  # axes that broadcasting puts in front
+    summed = [i - missing for i in flow.summed_axes(out) or () if i >= missing]
+    if any(site.shape[i] != 1 for i in summed):
         tiles: list[list[Tile]] = [[(n, "in" if i in summed else "block")] for i, n in enumerate(site.shape)]
         return Reading("weight", tiles, output=out, source=other)
+    if not flow.carries_signal(other):
+        return Constant("a factor of positions or masks")
     residual = len(nontrivial(site.shape)) == 1 and flow.joins_residual(out)
     stored = node.input(site.at)
     if residual and stored is not None and stored.where != "constant":
         return Reading("layer_scale", output=out)
-    if few_values(values):
-        return Constant("one repeated value or a mask that a signal is multiplied by")
+    if is_computed(values) or few_values(values, 1):
+        return Constant("one repeated value, a mask or another computed table that a signal is multiplied by")
     if flow.is_raw_input(other):
         return Constant("a fixed scale of the model's input")
     return Reading("layer_scale", output=out) if residual else Reading("other", output=out, default=NEUTRAL_FACTOR)
@@ -149,13 +133,11 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
 
 def _read_factor(site: Site, flow: Flow, values: Values, out: Value) -> Verdict:
     """One number that a signal is multiplied by: the gain of a residual branch, or a constant."""
-    held = values()
-    zero = held is not None and held.size == 1 and float(np.ravel(held)[0]) == 0.0
-    if flow.joins_residual(out) and (zero or not _is_round(values)):
+    if flow.joins_residual(out) and (is_zero(values) or not is_round(values)):
         return Reading("layer_scale", output=out)
     return (
         Reading("other", output=out, default=NEUTRAL_FACTOR)
-        if _learned_scalar(site, flow, values)
+        if _learned_scalar(site, values)
         else Constant("a scalar constant")
     )
 

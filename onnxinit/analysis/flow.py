@@ -66,9 +66,6 @@ class Flow:
         self.view = view
         self._float_fed = self._mark_float_fed()
         self._fed = self._mark_fed()
-        self.keeps_scalars_in_nodes = any(
-            v.where == "constant" and v.shape == () and v.dtype in FLOATS for v in view.values
-        )
 
     def _mark_float_fed(self) -> set[int]:
         """The values that carry a float signal of the feed or a look-up by it, not just positions and shapes."""
@@ -123,6 +120,7 @@ class Flow:
             return first
         if node.op in ("Add", "Sub", "Mul", "Div") and len(node.inputs) == 2:
             moving = [v for v in node.inputs if v is not None and not v.static]
+            moving = moving or [v for v in node.inputs if v is not None and not v.tensor and v.producer is not None]
             if len(moving) == 1:
                 return moving[0]
             for v in moving:  # the scale of an integer product is worked out at run time
@@ -137,7 +135,7 @@ class Flow:
         static = [v for v in node.inputs if v is not None and v.static and v.shape is not None and len(v.shape) > 1]
         if not static:
             return None
-        weight = static[0]
+        weight = static[0] if len(static) == 1 or node.op not in ("MatMul", "Gemm") else static[1]
         moving = [v for v in node.inputs if v is not None and not v.static]
         return Origin(
             node,
@@ -193,6 +191,11 @@ class Flow:
         through = (MOVES | {"Concat", "Mul", "Div", "Add", "Neg"}) - {"Split"}
         first = list(self._after(value, through))
         return bool(first) and all(n.op in ("Sin", "Cos") for n in first)
+
+    def feeds_sine_and_cosine(self, value: Value) -> bool:
+        """Whether a signal goes to both sines and cosines, as fixed Fourier features do, and to nothing else."""
+        through = (MOVES | {"Concat", "Mul", "Div"}) - {"Split"}
+        return {n.op for n in self._after(value, through)} == {"Sin", "Cos"}
 
     def joins_residual(self, value: Value) -> bool:
         """Whether a signal is added to another signal next."""

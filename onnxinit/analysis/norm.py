@@ -82,13 +82,13 @@ class Learned:
         self.constants = constants
         self._axes = max(1, abs(axes))
 
-    def __call__(self, value: Value) -> bool:
-        """Whether the value can be a scale or a shift."""
+    def __call__(self, value: Value, heads: int = 0) -> bool:
+        """Whether the value can be a scale or a shift, of `heads` more axes that are normalised apart."""
         if not value.static:
             return False
         if value.shape is None:
             return self.constants.scalar(value) is None
-        return 1 <= sum(n != 1 for n in value.shape) <= self._axes
+        return 1 <= sum(n != 1 for n in value.shape) <= self._axes + heads
 
     def default(self, place: Place) -> float | None:
         """0 for a scale that is used as 1 + w, else None."""

@@ -342,7 +342,7 @@ class _Ends:
             return None
         if node.op == "Mul" and self._learned.constants.scalar(other) is not None:
             return out
-        if node.op == "Mul" and not self._scaled and self._learned(other):
+        if node.op == "Mul" and not self._scaled and self._learned(other, heads=1):
             self._scaled = True
             self.roles[node, 1 - at] = "norm_scale", self._learned.default((node, 1 - at))
             self.output = out

@@ -34,8 +34,12 @@ def find_cells(view: GraphView, uses: Mapping[str, Sequence[Node]]) -> dict[str,
         in_loop = any(_source_in(n, carried) and id(n) in feeding_back for n in nodes)
         if not in_loop and not (len(nodes) > 1 and _reaches(nodes[0], nodes[1])):
             continue
-        partners = {layer_of[id(p)] for n in nodes for p in _summed_with(n) if layer_of.get(id(p), key) != key}
-        partners = {p for p in partners if not any(_source_in(n, carried) for n in uses[p]) or not in_loop}
+        beside = [{layer_of[id(p)] for p in _summed_with(n) if id(p) in layer_of} - {key} for n in nodes]
+        # Every step adds the same layer (the first may have been folded, its state being zero); a residual stream that
+        # passes a shared layer again and again adds others.
+        steps = 1 if in_loop else max(2, len(nodes) - 1)
+        partners = {p for b in beside for p in b if sum(p in other for other in beside) >= steps}
+        partners = {p for p in partners if not in_loop or not any(_source_in(n, carried) for n in uses[p])}
         partners = {p for p in partners if not _chained(uses[p])}
         if partners:
             roles[key] = "recurrent_weight"

@@ -51,7 +51,7 @@ def partition(value: Value, axis: int, size: int) -> tuple[Tile, ...] | None:
         if not uses:
             return None
         pieces = _pieces(uses, axes)
-        if pieces is not None and _rejoined(uses):
+        if pieces is not None and _rejoined(uses, channels=axis == 1):
             return None
         if pieces is not None:
             return _tiles(axes[pieces[0]], pieces[1], size)
@@ -66,8 +66,12 @@ def partition(value: Value, axis: int, size: int) -> tuple[Tile, ...] | None:
     return None
 
 
-def _rejoined(uses: Sequence[tuple[Node, int]]) -> bool:
-    """Whether pieces are joined to one another again, as the halves that a partial rotation or a dense block cuts."""
+def _rejoined(uses: Sequence[tuple[Node, int]], channels: bool) -> bool:
+    """Whether pieces are joined again, as the halves that a partial rotation or a block of a convolutional net cuts.
+
+    Of a dense layer they must meet one another: a key goes to a Concat with earlier keys, a rotated half to its own.
+    The channels of a convolution are no projection if any goes to a Concat.
+    """
     pieces = [v for node, _ in uses for v in _piece_values(node)]
     reached: dict[tuple[int, int], int] = {}
     for number, piece in enumerate(pieces):
@@ -76,6 +80,8 @@ def _rejoined(uses: Sequence[tuple[Node, int]]) -> bool:
             following: list[Value] = []
             for v in front:
                 for node, at in v.uses:
+                    if node.op == "Concat" and channels:
+                        return True
                     if node.op == "Concat":
                         if any(reached.get((id(node), i), number) != number for i in range(len(node.inputs))):
                             return True

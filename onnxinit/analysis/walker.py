@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict, few_values
+from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict
 from onnxinit.analysis.flow import Flow
 from onnxinit.analysis.norms import Norms
 from onnxinit.analysis.operators import OPERATORS, Reading, Site, out_value
 from onnxinit.analysis.shapes import elements
+from onnxinit.analysis.tables import few_values, is_computed, is_neutral
 from onnxinit.analysis.trail import Tile, Trail
 from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.views import changed, step
@@ -29,6 +30,10 @@ _REDUCTIONS = frozenset(
     {"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "ReduceProd"}
     | {"ReduceLogSumExp", "ReduceLogSum", "ArgMax", "ArgMin"}
 )
+_INDEX_MOVES = frozenset(
+    {"Slice", "Expand", "Unsqueeze", "Squeeze", "Reshape", "Cast", "Identity", "Gather", "GatherElements", "Tile", "Mul"}
+)
+_LARGE_TABLE = 1 << 22  # elements; nobody computes a table of that size into a file
 _QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -127,6 +132,8 @@ class Walker:
             return []
         if node.op in _QUANTISERS:
             return None
+        if node.op in ("Sin", "Cos"):
+            return None
         if (node.domain, node.op) in OPERATORS and not (at == 0 and node.op.endswith("Normalization")):
             return None
         shape = out.shape
@@ -167,6 +174,8 @@ class Walker:
             return self._doubt(site, reading, values)
         if node.domain in ("", "com.microsoft") and node.op in ARITHMETIC:
             return ARITHMETIC[node.op](site, self.flow, values)
+        if node.op in ("Sin", "Cos"):
+            return Constant("angles of sine and cosine")
         if node.op == "@Carry":
             return Constant("the first state of a loop")
         if node.domain:
@@ -178,6 +187,11 @@ class Walker:
         node = site.node
         if (node.domain, node.op) in OPERATORS and node.op != "BatchNormalization":
             return None
+        if node.op in ("Sin", "Cos"):
+            return None
+        other = next((v for i, v in enumerate(node.inputs) if i != site.at and v is not None), None)
+        if node.op == "Add" and other is not None and self.flow.layer_behind(other) is not None:
+            return None
         if math.prod(site.shape) == 1 or few_values(values):
             return Constant("a fixed factor or shift in the making of a weight")
         if (out := out_value(node)) is not None and self.flow.only_periodic(out):
@@ -188,15 +202,21 @@ class Walker:
     def _doubt(self, site: Site, reading: Reading, values: Callable[[], npt.NDArray[np.generic] | None]) -> Verdict:
         """Look twice at a matrix product or look-up that may hold a fixed table."""
         node = site.node
-        if reading.role in ("norm_scale", "norm_shift") and _neutral(values):
+        if reading.role in ("norm_scale", "norm_shift") and is_neutral(values):
             stored, partner = node.input(site.at), node.input(3 - site.at)
-            alone = stored is not None and stored.where == "constant" and partner is not None
-            if node.op == "InstanceNormalization" or (alone and partner is not None and partner.where == "initializer"):
+            written = stored is not None and stored.where == "constant" and partner is not None
+            shared = stored is not None and len({id(n) for n, _ in stored.uses}) > 1
+            if node.op == "InstanceNormalization" or written or shared:
                 return Constant("a scale or shift that does nothing")
         if reading.role == "weight" and reading.output is not None and reading.source is not None:
-            if not self.flow.carries_signal(reading.source) and self.flow.only_periodic(reading.output):
+            alone = not self.flow.carries_signal(reading.source) and self.flow.only_periodic(reading.output)
+            if alone or self.flow.feeds_sine_and_cosine(reading.output):
                 return Constant("frequencies of sine and cosine")
+            if site.at == 0 and self._is_shifted(reading.output):
+                return Constant("a computed table") if is_computed(values) else Reading("positional")
         if reading.role == "embedding" and reading.output is not None:
+            if math.prod(site.shape) < _LARGE_TABLE and is_computed(values):
+                return Constant("a computed table that is looked up")
             return self._look_up(site, reading)
         return reading
 
@@ -212,15 +232,27 @@ class Walker:
             return replace(reading, role="positional")
         return reading
 
+    @staticmethod
+    def _is_shifted(out: Value) -> bool:
+        """Whether a product of two stored tensors gets a bias: then the left one is no factor of a weight, but data."""
+        return out.static and any(
+            n.op == "Add" and any(v is not out and v is not None and v.tensor for v in n.inputs) for n, _ in out.uses
+        )
+
     def _one_row(self, index: Value) -> bool:
-        held = elements(index)
-        return held is not None and len(set(held)) <= 1
-
-
-def _neutral(values: Callable[[], npt.NDArray[np.generic] | None]) -> bool:
-    """Whether a scale or shift does nothing: all ones or all zeros."""
-    held = values()
-    return held is not None and bool((held == 1).all() or (held == 0).all())
+        for _ in range(8):
+            held = elements(index)
+            node = index.producer
+            if held is not None or index.tensor:
+                break
+            if node is None or node.op == "ConstantOfShape":
+                return node is not None
+            before = node.input(0)
+            if node.op not in _INDEX_MOVES or before is None:
+                return False
+            index = before
+        stored = self.read(index.tensor) if held is None and index.tensor else None
+        return len(set(held)) <= 1 if held is not None else stored is not None and len(np.unique(stored)) <= 1
 
 
 def _size(value: Value | None) -> int:

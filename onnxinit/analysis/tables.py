@@ -1,0 +1,98 @@
+"""Values that were written down or computed, not learned.
+
+Where topology leaves two readings, a look at the values decides. What training makes holds about as many values as
+elements, in no order; a mask holds two or three, a phase or a linear bias climbs in equal steps, a sinusoidal table
+holds sines and cosines of the same angles. A tensor whose data is missing is never one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Values = Callable[[], "npt.NDArray[np.generic] | None"]
+
+_FEW = 3
+_CLOSE = 1e-3  # float16 tables are read too
+
+
+def few_values(values: Values, most: int = _FEW) -> bool:
+    """Whether a tensor of several elements holds at most so many distinct values."""
+    held = values()
+    return held is not None and held.size > 1 and np.unique(held.astype(np.float64)).size <= most
+
+
+def is_mask(values: Values) -> bool:
+    """Whether a tensor holds two or three distinct values over and over: zeros and ones, zeros and minus infinity."""
+    held = values()
+    if held is None or held.size < 6:
+        return False
+    return 2 <= np.unique(held.astype(np.float64)).size <= _FEW
+
+
+def is_neutral(values: Values) -> bool:
+    """Whether a scale or shift does nothing: all ones or all zeros."""
+    held = values()
+    return held is not None and bool((held == 1).all() or (held == 0).all())
+
+
+def is_computed(values: Values) -> bool:
+    """Whether a table is a mask, climbs in equal steps along an axis, or holds sines and cosines."""
+    held = values()
+    if held is None or held.size < 6:
+        return False
+    table = held.astype(np.float64)
+    return np.unique(table).size <= _FEW or _climbs(table) or _is_sinusoidal(table)
+
+
+def _climbs(table: npt.NDArray[np.float64]) -> bool:
+    """Whether every row along the last long axis is an arithmetic progression, and not a constant."""
+    long = [i for i, n in enumerate(table.shape) if n > 3]
+    if not long or not np.isfinite(table).all():
+        return False
+    for axis in long:
+        steps = np.diff(table, axis=axis)
+        spread = np.abs(steps - np.take(steps, [0], axis=axis)).max()
+        if 0 < np.abs(steps).max() and spread <= _CLOSE * np.abs(steps).max():
+            return True
+    return False
+
+
+def _is_sinusoidal(table: npt.NDArray[np.float64]) -> bool:
+    """Whether s^2 + c^2 = 1, for the halves of the last axis or for its even and odd places."""
+    width = table.shape[-1] if table.ndim else 0
+    if width < 2 or width % 2 or table.size == width or np.abs(table).max() > 1 + _CLOSE:
+        return False
+    pairs = (
+        (table[..., : width // 2], table[..., width // 2 :]),
+        (table[..., ::2], table[..., 1::2]),
+    )
+    return any(bool(np.abs(a * a + b * b - 1).max() <= _CLOSE) for a, b in pairs)
+
+
+def is_repeated(values: Values) -> bool:
+    """Whether every row of a table is the same but its elements are not: a vector that an exporter spread."""
+    held = values()
+    if held is None or held.ndim < 2:
+        return False
+    rows = held.reshape(-1, held.shape[-1])
+    return len(rows) > 1 and bool((rows == rows[0]).all()) and np.unique(rows[0]).size > 1
+
+
+def is_round(values: Values) -> bool:
+    """Whether a number was written down: a few digits suffice for it, its square or the inverse of that."""
+    held = values()
+    if held is None or held.size != 1:
+        return True
+    x = float(np.ravel(held)[0])
+    if abs(x - float(f"{x:.5g}")) <= 1.2e-7 * abs(x):  # half a step of float32
+        return True
+    return any(abs(c - float(f"{c:.3g}")) <= 1e-6 * c for c in (x * x, 1.0 / (x * x)))
+
+
+def is_zero(values: Values) -> bool:
+    """Whether a number is zero."""
+    held = values()
+    return held is not None and held.size == 1 and float(np.ravel(held)[0]) == 0.0
