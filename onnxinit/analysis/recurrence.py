@@ -98,7 +98,8 @@ def _reaches(first: Node, second: Node) -> bool:
 def _summed_with(node: Node) -> Iterable[Node]:
     """The layers whose outputs are added to this layer's, past biases, cuts and gates."""
     front: list[tuple[Value, int]] = [(v, 0) for v in node.outputs if v is not None]
-    found: list[Node] = []
+    below = node.input(2) if node.op == "Gemm" else None
+    found = _layers_behind(below) if below is not None and not below.static else []
     while front:
         value, depth = front.pop()
         for user, at in value.uses:
