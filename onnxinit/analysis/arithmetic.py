@@ -55,7 +55,7 @@ def read_add(site: Site, flow: Flow, values: Values) -> Verdict:
     if size == 1:
         if origin is not None and site.shape and not origin.biased and origin.width == 1:
             return _bias(site, origin, out)
-        return Reading("bias", output=out) if _learned_scalar(site, values) else Constant("a scalar constant")
+        return Reading("bias", output=out) if _learned_scalar(site, flow, values) else Constant("a scalar constant")
     if is_mask(values):
         return Constant("a mask, or another table of two or three values")
     if origin is not None and size == origin.width and (len(long) == 1 or origin.spread):
@@ -70,8 +70,8 @@ def read_add(site: Site, flow: Flow, values: Values) -> Verdict:
         return Constant("one repeated value added to a signal")
     if flow.reaches_softmax(out) or len(long) > 1:
         return Constant("a computed table of positions") if is_computed(values) else Reading("positional", output=out)
-    if flow.is_raw_input(other):
-        return Constant("a fixed shift of the model's input")
+    if flow.is_raw_input(other) or is_computed(values):
+        return Constant("a fixed shift")
     return Reading("bias", output=out)
 
 
@@ -88,10 +88,12 @@ def _stacked(site: Site, origin: Origin) -> bool:
     return bool(batch) and [n for n in site.shape[:-1] if n != 1] == batch
 
 
-def _learned_scalar(site: Site, values: Values) -> bool:
+def _learned_scalar(site: Site, flow: Flow, values: Values) -> bool:
     """Whether one number is learned: it stands with the weights, not with the constants, and is no round one."""
-    value = site.node.input(site.at)
-    return value is not None and value.where == "initializer" and bool(site.shape) and not is_round(values)
+    value, other = site.node.input(site.at), _other(site)
+    quantised = other is not None and other.producer is not None and other.producer.op == "DynamicQuantizeLinear"
+    apart = bool(site.shape) or flow.keeps_numbers_in_nodes  # some exporters store every number as an initializer
+    return apart and value is not None and value.where == "initializer" and not quantised and not is_round(values)
 
 
 def _bias(site: Site, origin: Origin, out: Value) -> Reading:
@@ -126,9 +128,24 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
         return Reading("layer_scale", output=out)
     if is_computed(values) or few_values(values, 1):
         return Constant("one repeated value, a mask or another computed table that a signal is multiplied by")
+    spread = _outer(site, other) if not few_values(values, 1) else None
+    if spread is not None:
+        return Reading("weight", spread, output=out, source=other)
     if flow.is_raw_input(other):
         return Constant("a fixed scale of the model's input")
     return Reading("layer_scale", output=out) if residual else Reading("other", output=out, default=NEUTRAL_FACTOR)
+
+
+def _outer(site: Site, other: Value) -> list[list[Tile]] | None:
+    """The axes of a table that spreads single numbers: (features, width) times (batch, features, 1) is a layer each."""
+    if other.shape is None or len(nontrivial(site.shape)) < 2 or len(other.shape) < len(site.shape):
+        return None
+    beside = other.shape[len(other.shape) - len(site.shape) :]
+    if not any(n != 1 and m == 1 for n, m in zip(site.shape, beside, strict=True)):
+        return None
+    if not any(n != 1 and m == n for n, m in zip(site.shape, beside, strict=True)):
+        return None
+    return [[(n, "out" if m == 1 else "block")] for n, m in zip(site.shape, beside, strict=True)]
 
 
 def _read_factor(site: Site, flow: Flow, values: Values, out: Value) -> Verdict:
@@ -137,7 +154,7 @@ def _read_factor(site: Site, flow: Flow, values: Values, out: Value) -> Verdict:
         return Reading("layer_scale", output=out)
     return (
         Reading("other", output=out, default=NEUTRAL_FACTOR)
-        if _learned_scalar(site, values)
+        if _learned_scalar(site, flow, values)
         else Constant("a scalar constant")
     )
 
@@ -146,6 +163,8 @@ def read_concat(site: Site, flow: Flow, values: Values) -> Verdict:
     """Concat of a static tensor with a signal: a token, unless it is padding."""
     if len(nontrivial(site.shape)) == 0 or few_values(values):
         return Constant("padding joined to a signal")
+    if (out := out_value(site.node)) is not None and not flow.carries_signal(out):
+        return Reading("positional", output=out)  # a piece of a table that is put together at run time
     return Reading("token", output=out_value(site.node))
 
 

@@ -399,3 +399,39 @@ def elements(value: Value) -> list[int] | None:
     """The elements of a small integer value, None unless all are known."""
     held = value.elements
     return [n for n in held if n is not None] if held is not None and None not in held else None
+
+
+_INDEX_MOVES = frozenset(
+    {
+        "Slice",
+        "Expand",
+        "Unsqueeze",
+        "Squeeze",
+        "Reshape",
+        "Cast",
+        "Identity",
+        "Gather",
+        "GatherElements",
+        "Tile",
+        "Mul",
+    }
+)
+
+
+def index_origin(index: Value) -> Value:
+    """What an index is cut and spread from."""
+    for _ in range(8):
+        node = index.producer
+        before = node.input(0) if node is not None else None
+        if index.elements is not None or node is None or node.op not in _INDEX_MOVES or before is None:
+            break
+        index = before
+    return index
+
+
+def is_one_index(origin: Value) -> bool:
+    """Whether an index has the same value everywhere, as far as small values tell."""
+    if origin.producer is not None and origin.producer.op == "ConstantOfShape":
+        return True
+    held = elements(origin)
+    return held is not None and len(set(held)) == 1

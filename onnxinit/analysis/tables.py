@@ -7,6 +7,7 @@ holds sines and cosines of the same angles. A tensor whose data is missing is ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 Values = Callable[[], "npt.NDArray[np.generic] | None"]
 
 _FEW = 3
+_UNITS = (math.pi, 1 / math.pi, math.log(2), 1 / math.log(2))
 _CLOSE = 1e-3  # float16 tables are read too
 
 
@@ -32,6 +34,12 @@ def is_mask(values: Values) -> bool:
     return 2 <= np.unique(held.astype(np.float64)).size <= _FEW
 
 
+def is_binary(values: Values) -> bool:
+    """Whether a tensor holds zeros and ones and nothing else, both of them."""
+    held = values()
+    return held is not None and held.size > 1 and np.unique(held.astype(np.float64)).tolist() == [0.0, 1.0]
+
+
 def is_neutral(values: Values) -> bool:
     """Whether a scale or shift does nothing: all ones or all zeros."""
     held = values()
@@ -44,7 +52,7 @@ def is_computed(values: Values) -> bool:
     if held is None or held.size < 6:
         return False
     table = held.astype(np.float64)
-    return np.unique(table).size <= _FEW or _climbs(table) or _is_sinusoidal(table)
+    return 2 <= np.unique(table).size <= _FEW or _climbs(table) or _is_sinusoidal(table)
 
 
 def _climbs(table: npt.NDArray[np.float64]) -> bool:
@@ -82,14 +90,18 @@ def is_repeated(values: Values) -> bool:
 
 
 def is_round(values: Values) -> bool:
-    """Whether a number was written down: a few digits suffice for it, its square or the inverse of that."""
+    """Whether a number was written down: few digits suffice for it, a power of it, or either times pi or ln 2."""
     held = values()
     if held is None or held.size != 1:
         return True
     x = float(np.ravel(held)[0])
-    if abs(x - float(f"{x:.5g}")) <= 1.2e-7 * abs(x):  # half a step of float32
+    step = 2.0**-10 if held.dtype == np.float16 else 2.0**-23  # of the type that it is stored in
+    if abs(x - float(f"{x:.5g}")) <= step * abs(x):
         return True
-    return any(abs(c - float(f"{c:.3g}")) <= 1e-6 * c for c in (x * x, 1.0 / (x * x)))
+    if not 1e-9 < abs(x) < 1e9:
+        return True  # an epsilon, or the lowest number of a type
+    powers = (x**2, x**-2, x**4, x**-4, *(x**p * c for p in (1, 2, -2) for c in _UNITS))
+    return any(abs(c - float(f"{c:.3g}")) <= 3 * step * abs(c) for c in powers)
 
 
 def is_zero(values: Values) -> bool:

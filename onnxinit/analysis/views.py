@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from onnxinit.analysis.shapes import elements
+from onnxinit.analysis.shapes import elements, index_origin, is_one_index
 from onnxinit.analysis.trail import Trail
 from onnxinit.analysis.view import Node, Value
 
@@ -256,6 +256,11 @@ def _concat(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | No
     return _all_outputs(node, trail.concat(axis, sum(known[:at]), sum(known)), trail)
 
 
+@_row("Resize", "Upsample", "Pad", "DepthToSpace", "SpaceToDepth", "CenterCropPad")
+def _resample(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
+    return _all_outputs(node, None, trail) if at == 0 else None
+
+
 @_row("@Step")
 def _one_step(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
     return _all_outputs(node, trail.pick(0), trail) if trail.spans else None
@@ -270,7 +275,7 @@ def _gather(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | No
     axis = node.int_attribute("axis", 0) % len(trail.spans)
     flat = elements(index)
     if flat is None or index.shape is None:
-        return _all_outputs(node, None, trail) if index.static else None
+        return _all_outputs(node, None, trail) if index.static and not is_one_index(index_origin(index)) else None
     if index.shape == ():
         at_index = flat[0] % trail.shape[axis]
         if not _meets(trail, axis, at_index, 1):

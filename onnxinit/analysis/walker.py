@@ -16,9 +16,9 @@ import numpy.typing as npt
 from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict
 from onnxinit.analysis.flow import Flow
 from onnxinit.analysis.norms import Norms
-from onnxinit.analysis.operators import OPERATORS, Reading, Site, out_value
-from onnxinit.analysis.shapes import elements
-from onnxinit.analysis.tables import few_values, is_computed, is_neutral
+from onnxinit.analysis.operators import OPERATORS, Key, Reading, Row, Site, kept, out_value, quantised, reason
+from onnxinit.analysis.shapes import index_origin, is_one_index
+from onnxinit.analysis.tables import few_values, is_binary, is_computed, is_neutral
 from onnxinit.analysis.trail import Tile, Trail
 from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.views import changed, step
@@ -30,9 +30,7 @@ _REDUCTIONS = frozenset(
     {"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "ReduceProd"}
     | {"ReduceLogSumExp", "ReduceLogSum", "ArgMax", "ArgMin"}
 )
-_INDEX_MOVES = frozenset(
-    {"Slice", "Expand", "Unsqueeze", "Squeeze", "Reshape", "Cast", "Identity", "Gather", "GatherElements", "Tile", "Mul"}
-)
+_KERNEL_MOVES = frozenset({"Mul", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Identity", "Cast", "Div"})
 _LARGE_TABLE = 1 << 22  # elements; nobody computes a table of that size into a file
 _QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -84,6 +82,8 @@ class Walker:
                 if following is None:
                     following = self._composed(node, at, trail)
                 if following is None:
+                    following = self._modulated(node, at, trail)
+                if following is None:
                     yield Site(node, at, trail)
                 else:
                     stack.extend(following)
@@ -123,6 +123,21 @@ class Walker:
             picked = picked.unsqueeze([axis + i for i in range(extra)])
         return [(out, picked.through(node.op))]
 
+    @staticmethod
+    def _modulated(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
+        """Through the product of a kernel with a signal, where the result is the kernel of a convolution."""
+        out = out_value(node)
+        if node.op != "Mul" or out is None or out.shape is None or sum(n != 1 for n in trail.shape) < 3:
+            return None
+        front = [out]
+        for _ in range(8):
+            users = [(n, i) for v in front for n, i in v.uses]
+            if any(n.op in ("Conv", "ConvTranspose") and i == 1 for n, i in users):
+                same = tuple(n or 1 for n in out.shape) == trail.shape
+                return [(out, changed(trail if same else trail.lose(out.shape)).through(node.op))]
+            front = [v for n, i in users if n.op in _KERNEL_MOVES for v in n.outputs if v is not None]
+        return None
+
     def _composed(self, node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
         """Through arithmetic that makes another static value; None where this is the end of the way."""
         out = out_value(node)
@@ -134,6 +149,9 @@ class Walker:
             return None
         if node.op in ("Sin", "Cos"):
             return None
+        other = node.input(1 - at) if node.op == "Add" and len(node.inputs) == 2 else None
+        if other is not None and not other.tensor and self.flow.layer_behind(other) is not None:
+            return None  # the bias of a layer of stored data
         if (node.domain, node.op) in OPERATORS and not (at == 0 and node.op.endswith("Normalization")):
             return None
         shape = out.shape
@@ -152,8 +170,10 @@ class Walker:
         def values() -> npt.NDArray[np.generic] | None:
             return self.read(value.tensor)
 
-        if node.op in _QUANTISERS and at > 0:
-            return Constant("a scale of quantised values")
+        if (known := kept(node, at)) is not None and node.op not in self._own:
+            return Constant(known)
+        if _size(value) == 1 and math.prod(site.shape) > 1:
+            return Constant("one value spread over many")
         out = out_value(node)
         role = self.norms.role(node, at)
         if role is not None:
@@ -164,11 +184,13 @@ class Walker:
                 return composed
         if out is not None and out.static and few_values(values, 1):
             return Constant("one repeated value")
-        if _size(value) == 1 and math.prod(site.shape) > 1:
-            return Constant("one value spread over many")
+        if site.trail.derived and is_binary(values):
+            return Constant("a mask in the making of a weight")
         row = OPERATORS.get((node.domain, node.op))
         if row is not None:
             reading = row(site)
+            if reading is None and at == 0 and node.op in ("Conv", "ConvTranspose") and not few_values(values):
+                return Reading("token", output=out)  # a learned input, from which a generator starts
             if reading is None:
                 return Constant(f"input {at} of {node.op}, which holds no weight")
             return self._doubt(site, reading, values)
@@ -212,7 +234,7 @@ class Walker:
             alone = not self.flow.carries_signal(reading.source) and self.flow.only_periodic(reading.output)
             if alone or self.flow.feeds_sine_and_cosine(reading.output):
                 return Constant("frequencies of sine and cosine")
-            if site.at == 0 and self._is_shifted(reading.output):
+            if site.at == 0 and reading.output.static and self._is_data(site, reading.output):
                 return Constant("a computed table") if is_computed(values) else Reading("positional")
         if reading.role == "embedding" and reading.output is not None:
             if math.prod(site.shape) < _LARGE_TABLE and is_computed(values):
@@ -228,31 +250,28 @@ class Walker:
         for follower, at in output.uses:
             if follower.op == "Mul" and self.flow.is_rotary(follower, at):
                 return Constant("a rotary table")
-        if index is not None and not self.flow.follows_feed(index) and not self._one_row(index):
+        if index is not None and not self.flow.follows_feed(index) and not self._is_one_row(index):
             return replace(reading, role="positional")
         return reading
 
     @staticmethod
-    def _is_shifted(out: Value) -> bool:
-        """Whether a product of two stored tensors gets a bias: then the left one is no factor of a weight, but data."""
-        return out.static and any(
-            n.op == "Add" and any(v is not out and v is not None and v.tensor for v in n.inputs) for n, _ in out.uses
-        )
+    def _is_data(site: Site, out: Value) -> bool:
+        """Whether the left one of two stored factors is data (latents, positions), not a factor of a weight.
 
-    def _one_row(self, index: Value) -> bool:
-        for _ in range(8):
-            held = elements(index)
-            node = index.producer
-            if held is not None or index.tensor:
-                break
-            if node is None or node.op == "ConstantOfShape":
-                return node is not None
-            before = node.input(0)
-            if node.op not in _INDEX_MOVES or before is None:
-                return False
-            index = before
-        stored = self.read(index.tensor) if held is None and index.tensor else None
-        return len(set(held)) <= 1 if held is not None else stored is not None and len(np.unique(stored)) <= 1
+        Data comes in batches or normalised, and what a layer makes of it gets a bias.
+        """
+        if len(site.shape) > 2 or any(op.endswith("Normalization") for op in site.trail.via):
+            return True
+        added = (v for n, _ in out.uses if n.op == "Add" for v in n.inputs if v is not None and v is not out)
+        return any(v.tensor for v in added)
+
+    def _is_one_row(self, index: Value) -> bool:
+        """Whether a look-up takes the same row for every place."""
+        origin = index_origin(index)
+        if is_one_index(origin):
+            return True
+        stored = self.read(origin.tensor) if origin.tensor else None
+        return stored is not None and len(np.unique(stored)) <= 1
 
 
 def _size(value: Value | None) -> int:
