@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,15 +24,10 @@ def layout_of(shape: Sequence[int], found: Sequence[Found]) -> Layout | None:
     Returns:
         The parts that tile the tensor, None where its role has no matrices.
     """
-    parts: list[Part] = []
-    for f in found:
-        if isinstance(f.verdict, Reading) and f.verdict.tiles is not None:
-            part = _part(f.site, f.verdict)
-            if not any(_overlap(part, other) for other in parts):
-                parts.append(part)
-    if not parts:
+    readings = [(f.site, f.verdict) for f in found if isinstance(f.verdict, Reading) and f.verdict.tiles is not None]
+    if not readings:
         return None
-    parts.sort(key=lambda p: p.start)
+    parts = _apart([_part(site, reading) for site, reading in readings], shape)
     return Layout(_merge(parts) if _tile(parts, shape) else (_whole(parts[0], shape),))
 
 
@@ -69,6 +65,20 @@ def _guess(trail: Trail, tiles: Sequence[Sequence[Tile]]) -> Part:
     if "out" not in kinds and "block" in kinds:
         kinds[kinds.index("block")] = "out"
     return Part(trail.start, trail.extent, tuple((n,) for n in trail.extent), tuple((k,) for k in kinds))
+
+
+def _apart(parts: Sequence[Part], shape: Sequence[int]) -> list[Part]:
+    """The parts that overlap none before them, in stored order; of slices along one axis only neighbours can."""
+    cut = [i for i, n in enumerate(shape) if any(p.shape[i] != n for p in parts)]
+    kept: list[Part] = []
+    for part in parts:
+        at, near = len(kept), kept
+        if len(cut) == 1:
+            at = bisect(kept, part.start[cut[0]], key=lambda p: p.start[cut[0]])
+            near = kept[max(0, at - 1) : at + 1]
+        if not any(_overlap(part, other) for other in near):
+            kept.insert(at, part)
+    return sorted(kept, key=lambda p: p.start)
 
 
 def _overlap(a: Part, b: Part) -> bool:
