@@ -38,6 +38,10 @@ def haar(rows: int, cols: int, stream: Stream, dtype: npt.DTypeLike = np.float32
         wide: Floats = haar(cols, rows, stream, dtype).T
         return wide
     q: Floats = np.zeros((rows, cols), dtype)
+    if cols == 1 < rows:  # a vector, as in each of the many blocks of a depthwise kernel, is only made one long
+        stream.normal(q)
+        q /= np.sqrt(q.T @ q)
+        return q
     signs = np.empty(cols, dtype)
     panels = [(at, _vectors(stream, rows - at, min(PANEL, cols - at), q.dtype)) for at in range(0, cols, PANEL)]
     for at, v in reversed(panels):
