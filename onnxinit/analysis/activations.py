@@ -192,15 +192,20 @@ AFTER_BIAS: Mapping[str, tuple[str, str]] = {
     "QLinearSigmoid": ("", "Sigmoid"),
     "QLinearLeakyRelu": ("", "LeakyRelu"),
 }
+# Layers that apply one always, and what some call those that they name.
+_WITHIN: Mapping[str, tuple[str, str]] = {"GemmFastGelu": ("com.microsoft", "FastGelu")}
+_SPELLED = {"none": "", "relu": "Relu", "gelu": "Gelu", "silu": "Swish", "swish": "Swish", "sigmoid": "Sigmoid"}
+_FUSING = frozenset({"", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
 
 
 def fused(node: Node) -> Activation | None:
     """The activation inside a fused operator: of a layer, on its output; of BiasGelu and its kin, on input and bias."""
-    if node.domain not in ("com.microsoft", "com.microsoft.nchwc"):
+    if node.domain not in _FUSING:
         return None
-    if node.op in AFTER_BIAS:
-        return _operator(*AFTER_BIAS[node.op], node.attributes)
+    if node.op in AFTER_BIAS or node.op in _WITHIN:
+        return _operator(*(AFTER_BIAS.get(node.op) or _WITHIN[node.op]), node.attributes)
     kind = node.string_attribute("activation")
+    kind = _SPELLED.get(kind.lower(), kind)
     if not kind:
         return None
     if ("", kind) in NAMED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +16,9 @@ from onnx import TensorProto
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
+from onnxinit.analysis.keeping import attribute_lists, stored_aside, unused_id
 from onnxinit.analysis.norms import find_norms
-from onnxinit.analysis.operators import Reading
+from onnxinit.analysis.operators import DOMAINS, NARROW, WIDE, Key, Reading, Row, load_plugins
 from onnxinit.analysis.recurrence import find_cells
 from onnxinit.analysis.shapes import fill_shapes
 from onnxinit.analysis.shaping import layout_of
@@ -33,7 +34,6 @@ _PRIORITY = (
     "embedding", "recurrent_weight", "input_weight", "weight", "peephole", "norm_scale", "norm_shift", "running_mean",
     "running_var", "prelu_slope", "bias", "layer_scale", "positional", "token", "other",
 )  # fmt: skip
-_INTEGER_WEIGHTS = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class _Tensor:
     stored: StoredTensor
     values: tuple[Value, ...]
     found: tuple[Found, ...] = ()
+    reason: str = ""  # why it is kept, for one that is not read as a weight could be
 
     def reading(self) -> tuple[Found, Reading] | None:
         """The deciding use: the first in topological order of the highest role."""
@@ -50,26 +51,29 @@ class _Tensor:
         return min(ranked, key=lambda fr: _PRIORITY.index(fr[1].role)) if ranked else None
 
 
-def analyse(file: ModelFile) -> Analysis:
+def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Analysis:
     """Say of every tensor of a model what it is.
 
     Args:
         file: The model; external data need not be there.
+        operators: Rows of operators that a user describes, by domain and operator (`operators.load_operators`).
 
     Returns:
         The weights in file order and the kept tensors with their reasons.
 
     Raises:
-        ModelError: The graph has a cycle or a function calls itself.
+        ModelError: The graph has a cycle, a function calls itself, or a described operator does not fit its operands.
     """
     with _no_collection():
         view = GraphView(_with_shapes(file.proto))
+        if any(node.domain not in DOMAINS for node in view.nodes):
+            load_plugins()
         fill_shapes(view)
         constants = Constants(view, Reader(file))
         norms = find_norms(view, constants)
-        walker = Walker(view, norms, Flow(view), Reader(file))
+        walker = Walker(view, norms, Flow(view), Reader(file), operators)
         tensors = _name_cells(view, _read_all(file, view, walker))
-        return _Assembly(file, tensors, Surroundings(view, constants, norms)).analysis(bool(norms))
+        return _Assembly(file, tensors, Surroundings(view, constants, norms)).analysis(view.nodes, bool(norms))
 
 
 @contextlib.contextmanager
@@ -123,8 +127,23 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker) -> dict[str, _Te
         if stored.data_type in FLOATS:
             for value in held:
                 found.extend(walker.readings(value))
-        tensors[path] = _Tensor(stored, held, tuple(sorted(found, key=lambda f: f.site.node.index)))
+        reason = ""
+        if not held:
+            reason = stored_aside(file.proto, path)
+        elif stored.data_type not in FLOATS:
+            reason = _of_integers(stored, held[0], walker)
+        tensors[path] = _Tensor(stored, held, tuple(sorted(found, key=lambda f: f.site.node.index)), reason)
     return tensors
+
+
+def _of_integers(stored: StoredTensor, value: Value, walker: Walker) -> str:
+    """Why a tensor of integers, or of a float type that weights are only stored in, is kept."""
+    kind = TensorProto.DataType.Name(stored.data_type).lower()
+    if stored.data_type in NARROW | WIDE and (reason := walker.quantised(value)) is not None:
+        return reason
+    if stored.data_type in NARROW and math.prod(stored.dims) > 1:
+        return f"{kind}: quantised values, which are not drawn"
+    return f"{kind}: shapes, indices, flags and the like"
 
 
 def _name_cells(view: GraphView, tensors: dict[str, _Tensor]) -> dict[str, _Tensor]:
@@ -163,15 +182,9 @@ class _Assembly:
         for path, tensor in self._tensors.items():
             name = tensor.values[0].name if tensor.values else tensor.stored.name or path
             scope = tensor.values[0].scope if tensor.values else ""
-            ident = base = f"{scope}/{name}" if scope else name
-            count = 1
-            while ident in taken:
-                count += 1
-                ident = f"{base}#{count}"
-            taken.add(ident)
-            self._ids[path] = ident
+            self._ids[path] = unused_id(f"{scope}/{name}" if scope else name, taken)
 
-    def analysis(self, normed: bool) -> Analysis:
+    def analysis(self, nodes: Sequence[Node], normed: bool) -> Analysis:
         weights: list[Weight] = []
         kept: list[Kept] = []
         for path, tensor in self._tensors.items():
@@ -184,6 +197,7 @@ class _Assembly:
         weights = _share(weights, self._file)
         order = {p: i for i, p in enumerate(self._tensors)}
         weights.sort(key=lambda w: order[w.path])
+        kept.extend(attribute_lists(nodes, set(self._ids.values())))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
         return Analysis(tuple(weights), tuple(kept), normless, depth)
@@ -230,8 +244,11 @@ class _Assembly:
         for f in found:
             reading = f.verdict
             assert isinstance(reading, Reading)
+            within = reading.before if upstream else reading.after
             value = reading.source if upstream else reading.output
-            if value is not None:
+            if within is not None:
+                names.setdefault(within.name, within)
+            elif value is not None:
                 look = self._surroundings.upstream if upstream else self._surroundings.downstream
                 for activation in look(value):
                     names.setdefault(activation.name, activation)
@@ -285,13 +302,8 @@ def _where(stored: str) -> Where:
 
 def _reason(tensor: _Tensor, value: Value | None) -> str:
     """Why a tensor is kept, in words that many tensors share."""
-    if value is None:
-        return "stored outside the graph that runs (an attribute, training information, an uncalled function)"
-    if tensor.stored.data_type not in FLOATS:
-        kind = TensorProto.DataType.Name(tensor.stored.data_type).lower()
-        if tensor.stored.data_type in _INTEGER_WEIGHTS and math.prod(tensor.stored.dims) > 1:
-            return f"{kind}: quantised values, which are not drawn"
-        return f"{kind}: shapes, indices, flags and the like"
+    if tensor.reason or value is None:
+        return tensor.reason
     constants = [f.verdict.reason for f in tensor.found if isinstance(f.verdict, Constant)]
     if constants:
         return constants[0]

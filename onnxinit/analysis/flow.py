@@ -29,7 +29,8 @@ LAYERS = frozenset(
     {
         "MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "FusedMatMul", "FusedGemm", "FusedConv", "MatMulNBits",
         "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "TransposeMatMul", "NhwcConv", "QLinearConv", "QLinearMatMul",
-        "DeformConv", *_INTEGER_PRODUCTS,
+        "DeformConv", "NhwcFusedConv", "FusedMatMulActivation", "GemmFastGelu", "GemmFloat8", "SparseToDenseMatMul",
+        "ConvTransposeWithDynamicPads", "CausalConvWithState", *_INTEGER_PRODUCTS,
     }
 )  # fmt: skip
 

@@ -27,8 +27,25 @@ def layout_of(shape: Sequence[int], found: Sequence[Found]) -> Layout | None:
     readings = [(f.site, f.verdict) for f in found if isinstance(f.verdict, Reading) and f.verdict.tiles is not None]
     if not readings:
         return None
-    parts = _apart([_part(site, reading) for site, reading in readings], shape)
+    parts = _apart([p for site, reading in readings for p in _parts(site, reading)], shape)
     return Layout(_merge(parts) if _tile(parts, shape) else (_whole(parts[0], shape),))
+
+
+def _parts(site: Site, reading: Reading) -> list[Part]:
+    """What one use says: a part for each matrix that the operator cuts the operand into, mostly one."""
+    assert reading.tiles is not None
+    axis, begin, parts = reading.out_axis, 0, list[Part]()
+    for k, size in enumerate(reading.cuts if axis is not None else ()):
+        assert axis is not None
+        piece = site.trail.window(axis, begin, size)
+        tiles: list[Sequence[Tile]] = [*reading.tiles]
+        tiles[axis] = [(size, "out")]
+        part = piece.part(tiles, reading.names[k : k + 1]) if piece is not None else None
+        if part is not None:
+            parts.append(_with_fans(part, tiles, reading))
+        begin += size
+    whole = sum(math.prod(p.shape) for p in parts) == math.prod(site.trail.extent)
+    return parts if whole else [_part(site, reading)]
 
 
 def _part(site: Site, reading: Reading) -> Part:

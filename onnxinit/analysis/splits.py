@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from onnxinit.analysis.operators import packed
 from onnxinit.analysis.shapes import elements
 from onnxinit.analysis.trail import Tile
 from onnxinit.analysis.view import Node, Value
@@ -120,6 +121,9 @@ def _pieces(uses: Sequence[tuple[Node, int]], axes: _Axes) -> tuple[int, list[tu
 
 
 def _cut(node: Node, at: int, axes: _Axes) -> tuple[int, list[tuple[int, int]]] | None:
+    together = packed(node, at, len(axes), _length(axes[-1]))
+    if together is not None and axes[together[0]]:
+        return together[0], [(sum(together[1][:i]), n) for i, n in enumerate(together[1]) if n]
     if at != 0 or node.domain:
         return None
     if node.op in ("Split", "SplitToSequence"):

@@ -155,7 +155,7 @@ class GraphView:
     Attributes:
         nodes: Every node in a topological order.
         values: Every value.
-        inputs: Values that a feed sets.
+        inputs: Values that a feed sets, or an operator beyond ONNX in a subgraph of its own.
         outputs: Values that the model hands out.
         opsets: Version by normalised domain.
     """
@@ -171,7 +171,7 @@ class GraphView:
         }
         top = _Scope("", "graph", None)
         self._graph(model.graph, top)
-        self.inputs = [v for i in model.graph.input if not (v := top.values[i.name]).tensor]
+        self.inputs[:0] = [v for i in model.graph.input if not (v := top.values[i.name]).tensor]
         for value in self.inputs:
             value.is_input = True
         for info in model.graph.output:
@@ -245,6 +245,8 @@ class GraphView:
         if bodies and domain == "":
             node.outputs = []
             self._boundary(node, inputs, outputs, bodies)
+        for graph, inner in bodies.values() if domain else ():  # a search or the like, which feeds them as it sees fit
+            self.inputs.extend(v for i in graph.input if not (v := inner.values[i.name]).tensor)
         self._add(node)
 
     def _read(self, name: str, proto: NodeProto, scope: _Scope) -> Value | None:

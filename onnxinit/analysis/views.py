@@ -17,6 +17,7 @@ from onnxinit.analysis.view import Node, Value
 Step = Callable[[Node, int, Trail], "list[tuple[Value, Trail]] | None"]
 
 _STEPS: dict[str, Step] = {}
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def _row(*ops: str) -> Callable[[Step], Step]:
@@ -39,7 +40,8 @@ def step(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
         The outputs of the node that hold the tensor, each with its arrangement; None where the node is no view of
         this input.
     """
-    row = _STEPS.get(node.op) if node.domain == "" else None
+    known = node.domain == "" or (node.domain == "com.microsoft" and node.op in _QUANTISERS)
+    row = _STEPS.get(node.op) if known else None
     found = row(node, at, trail) if row is not None else None
     return None if found is None else [(v, t.through(node.op)) for v, t in found]
 
@@ -55,7 +57,7 @@ def _same(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None
     return _all_outputs(node, trail, trail)
 
 
-@_row("QuantizeLinear", "DequantizeLinear")
+@_row(*_QUANTISERS)
 def _quantise(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
     return _all_outputs(node, trail, trail) if at == 0 else None
 

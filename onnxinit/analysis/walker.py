@@ -7,7 +7,7 @@ standardised, masked or scaled in the graph) to the nodes where it meets a signa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnxinit.analysis.flow import Flow
 from onnxinit.analysis.norms import Norms
 from onnxinit.analysis.operators import OPERATORS, Key, Reading, Row, Site, kept, out_value, quantised, reason
 from onnxinit.analysis.shapes import index_origin, is_one_index
-from onnxinit.analysis.tables import few_values, is_binary, is_computed, is_neutral
+from onnxinit.analysis.tables import few_values, is_binary, is_computed, is_mask, is_neutral
 from onnxinit.analysis.trail import Tile, Trail
 from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.views import changed, step
@@ -51,13 +51,22 @@ class Walker:
         norms: The normalisations of the graph.
         flow: Questions about signals.
         read: The values of a stored tensor by its path, None where its data is missing.
+        operators: Rows of operators that a user describes, which come before the table's own.
     """
 
-    def __init__(self, view: GraphView, norms: Norms, flow: Flow, read: Read):
+    def __init__(
+        self, view: GraphView, norms: Norms, flow: Flow, read: Read, operators: Mapping[Key, Row] | None = None
+    ):
         self.view = view
         self.norms = norms
         self.flow = flow
         self.read = read
+        self._described = operators or {}
+
+    def _row(self, node: Node) -> Row | None:
+        """The row of an operator: as a user describes it, or the table's own."""
+        key = node.domain, node.op
+        return self._described.get(key) or OPERATORS.get(key)
 
     def readings(self, value: Value) -> list[Found]:
         """What the uses of a stored tensor say, in topological order."""
@@ -65,6 +74,18 @@ class Walker:
         if not found and value.uses:
             found = self._statistics(value)
         return sorted(found, key=lambda f: f.site.node.index)
+
+    def quantised(self, value: Value) -> str | None:
+        """Why an integer tensor is kept that holds quantised values, or their scale or zero point; None for others."""
+        for site in sorted(self._sites(value), key=lambda s: s.node.index):
+            verdict = self._judge(site, value)
+            if isinstance(verdict, Reading):
+                found = quantised(site, verdict.role, value.dtype)
+            else:
+                found = kept(site.node, site.at)
+            if found is not None:
+                return found
+        return None
 
     def _sites(self, value: Value) -> Iterator[Site]:
         stack = [(value, Trail.of([n or 0 for n in value.shape or ()]))]
@@ -152,7 +173,7 @@ class Walker:
         other = node.input(1 - at) if node.op == "Add" and len(node.inputs) == 2 else None
         if other is not None and not other.tensor and self.flow.layer_behind(other) is not None:
             return None  # the bias of a layer of stored data
-        if (node.domain, node.op) in OPERATORS and not (at == 0 and node.op.endswith("Normalization")):
+        if self._row(node) is not None and not (at == 0 and node.op.endswith("Normalization")):
             return None
         shape = out.shape
         if shape is None:
@@ -170,7 +191,8 @@ class Walker:
         def values() -> npt.NDArray[np.generic] | None:
             return self.read(value.tensor)
 
-        if (known := kept(node, at)) is not None and node.op not in self._own:
+        known = kept(node, at)
+        if known is not None and (node.domain, node.op) not in self._described:
             return Constant(known)
         if _size(value) == 1 and math.prod(site.shape) > 1:
             return Constant("one value spread over many")
@@ -186,13 +208,13 @@ class Walker:
             return Constant("one repeated value")
         if site.trail.derived and is_binary(values):
             return Constant("a mask in the making of a weight")
-        row = OPERATORS.get((node.domain, node.op))
+        row = self._row(node)
         if row is not None:
             reading = row(site)
             if reading is None and at == 0 and node.op in ("Conv", "ConvTranspose") and not few_values(values):
                 return Reading("token", output=out)  # a learned input, from which a generator starts
             if reading is None:
-                return Constant(f"input {at} of {node.op}, which holds no weight")
+                return Constant(reason(node, at))
             return self._doubt(site, reading, values)
         if node.domain in ("", "com.microsoft") and node.op in ARITHMETIC:
             return ARITHMETIC[node.op](site, self.flow, values)
@@ -200,14 +222,12 @@ class Walker:
             return Constant("angles of sine and cosine")
         if node.op == "@Carry":
             return Constant("the first state of a loop")
-        if node.domain:
-            return Constant(f"feeds {node.op} of domain {node.domain!r}, which is not known")
-        return Constant(f"input {at} of {node.op}, which holds no weight")
+        return Constant(reason(node, at))
 
     def _read_composed(self, site: Site, values: Callable[[], npt.NDArray[np.generic] | None]) -> Verdict | None:
         """A part of another weight: the gain of a normalised or standardised kernel, a mask, a factor."""
         node = site.node
-        if (node.domain, node.op) in OPERATORS and node.op != "BatchNormalization":
+        if self._row(node) is not None and node.op != "BatchNormalization":
             return None
         if node.op in ("Sin", "Cos"):
             return None
@@ -240,6 +260,10 @@ class Walker:
             if math.prod(site.shape) < _LARGE_TABLE and is_computed(values):
                 return Constant("a computed table that is looked up")
             return self._look_up(site, reading)
+        if reading.role == "positional" and reading.tiles is None:
+            if is_mask(values) or few_values(values, 1):
+                return Constant("a mask, or another table of two or three values")
+            return Constant("a computed table of positions") if is_computed(values) else reading
         return reading
 
     def _look_up(self, site: Site, reading: Reading) -> Verdict:

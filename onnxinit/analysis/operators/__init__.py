@@ -1,10 +1,63 @@
 """The operator table: which inputs of an operator training learns, and what their axes mean.
 
 A row is a function of a `Site` that answers with a `Reading`, or None where the operand is no weight. To teach the
-walker a new operator, add a row to the module of its family (and, where it only moves elements, to `views`).
+walker a new operator, add a row to the module of its family (and, where it only moves elements, to `views`), or name it
+in `weightless`.
 """
 
-from onnxinit.analysis.operators import layers, microsoft, recurrent, standard
-from onnxinit.analysis.operators.table import OPERATORS, Reading, Row, Site, out_value
+from onnxinit.analysis.operators import attention as _attention
+from onnxinit.analysis.operators import experts as _experts
+from onnxinit.analysis.operators import layers as _layers
+from onnxinit.analysis.operators import microsoft as _microsoft
+from onnxinit.analysis.operators import quantised as _quantised
+from onnxinit.analysis.operators import recurrent as _recurrent
+from onnxinit.analysis.operators import standard as _standard
+from onnxinit.analysis.operators.attention import packed
+from onnxinit.analysis.operators.custom import load_operators, load_plugins
+from onnxinit.analysis.operators.ml import ATTRIBUTES, held_in_attributes, reason_of_attribute
+from onnxinit.analysis.operators.reasons import DOMAINS, NARROW, WIDE, kept, quantised, reason
+from onnxinit.analysis.operators.table import (
+    HOLDS,
+    KEEPS,
+    MICROSOFT,
+    ML,
+    NHWC,
+    OPERATORS,
+    Key,
+    Reading,
+    Row,
+    Site,
+    out_value,
+)
+from onnxinit.analysis.operators.weightless import NO_WEIGHTS
 
-__all__ = ["OPERATORS", "Reading", "Row", "Site", "layers", "microsoft", "out_value", "recurrent", "standard"]
+# Importing a family enters its rows.
+FAMILIES = (_layers, _recurrent, _standard, _attention, _experts, _microsoft, _quantised)
+
+__all__ = [
+    "ATTRIBUTES",
+    "DOMAINS",
+    "FAMILIES",
+    "HOLDS",
+    "KEEPS",
+    "MICROSOFT",
+    "ML",
+    "NARROW",
+    "NHWC",
+    "NO_WEIGHTS",
+    "OPERATORS",
+    "WIDE",
+    "Key",
+    "Reading",
+    "Row",
+    "Site",
+    "held_in_attributes",
+    "kept",
+    "load_operators",
+    "load_plugins",
+    "out_value",
+    "packed",
+    "quantised",
+    "reason",
+    "reason_of_attribute",
+]

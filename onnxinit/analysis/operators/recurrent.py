@@ -4,14 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnxinit.analysis.operators.table import MICROSOFT, Reading, Site, batch, out_value, row
+from onnxinit.analysis.operators.table import (
+    MICROSOFT,
+    SCALE,
+    STATE,
+    ZERO_POINT,
+    Reading,
+    Site,
+    batch,
+    matrix,
+    out_value,
+    row,
+)
 from onnxinit.analysis.trail import Tile
 
 GATES: Mapping[str, tuple[str, ...]] = {"LSTM": ("i", "o", "f", "c"), "GRU": ("z", "r", "h"), "RNN": ("h",)}
 
 
-@row("LSTM", "GRU", "RNN")
-@row("DynamicQuantizeLSTM", "AttnLSTM", domain=MICROSOFT)
+def _holds(gates: int, turned: bool = False) -> dict[int, str]:
+    g = f"{gates}h" if gates > 1 else "h"
+    w, r = ("dirs, i, " + g, "dirs, h, " + g) if turned else (f"dirs, {g}, i", f"dirs, {g}, h")
+    return {1: f"input_weight ({w})", 2: f"recurrent_weight ({r})", 3: f"bias (dirs, {2 * gates}h)"}
+
+
+_LSTM = {**_holds(4), 7: "peephole (dirs, 3h)"}
+_STATES = {5: STATE, 6: STATE}
+_ATTENTION = {
+    8: "weight (dirs, h, a), the query layer",
+    9: "weight (dirs, m, a), the memory layer",
+    10: "weight (dirs, a), the score",
+    13: "weight (dirs, m + h, o), the attention layer",
+}
+
+
+@row("LSTM", holds=_LSTM, keeps=_STATES)
+@row("GRU", holds=_holds(3), keeps={5: STATE})
+@row("RNN", holds=_holds(1), keeps={5: STATE})
+@row(
+    "DynamicQuantizeLSTM",
+    domain=MICROSOFT,
+    holds={**_holds(4, turned=True), 7: "peephole (dirs, 3h)"},
+    keeps={**_STATES, 8: SCALE, 9: ZERO_POINT, 10: SCALE, 11: ZERO_POINT},
+)
 def recurrent(site: Site) -> Reading | None:
     """LSTM, GRU, RNN: W (dirs, gates*h, i), R (dirs, gates*h, h), B (dirs, 2*gates*h), P (dirs, 3*h)."""
     node, shape = site.node, site.shape
@@ -27,7 +61,17 @@ def recurrent(site: Site) -> Reading | None:
         names = tuple(f"{half}.{gate}" for half in ("Wb", "Rb") for gate in gates) * dirs
         tiles: list[list[Tile]] = [batch(dirs), [(2 * g, "block"), (shape[1] // (2 * g), "out")]]
         return Reading("bias", tiles, output=out, source=source, names=names, layer=node.input(1))
-    matrix: list[list[Tile]] = [[(g, "block"), (shape[1] // g, "out")], [(shape[2], "in")]]
+    gated: list[list[Tile]] = [[(g, "block"), (shape[1] // g, "out")], [(shape[2], "in")]]
     if node.op == "DynamicQuantizeLSTM":  # stored transposed: (dirs, i, 4*h)
-        matrix = [[(shape[1], "in")], [(g, "block"), (shape[2] // g, "out")]]
-    return Reading(reading_of[site.at], [batch(dirs), *matrix], output=out, source=source, names=gates * dirs)
+        gated = [[(shape[1], "in")], [(g, "block"), (shape[2] // g, "out")]]
+    return Reading(reading_of[site.at], [batch(dirs), *gated], output=out, source=source, names=gates * dirs)
+
+
+@row("AttnLSTM", domain=MICROSOFT, holds={**_LSTM, **_ATTENTION}, keeps=_STATES)
+def attention_lstm(site: Site) -> Reading | None:
+    """AttnLSTM: an LSTM, and the layers of an additive attention over a memory at input 11."""
+    if site.at not in _ATTENTION:
+        return recurrent(site)
+    if site.at == 10:
+        return Reading("weight", [batch(site.shape[0]), [(site.shape[-1], "in")]])
+    return Reading("weight", matrix(site.shape), source=site.node.input(11 if site.at == 9 else 0))

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from onnxinit.analysis.operators.table import MICROSOFT, Reading, Site, out_value, row, vector
+from onnxinit.analysis.operators.table import (
+    MICROSOFT,
+    NHWC,
+    ROTARY,
+    Reading,
+    Site,
+    keep,
+    out_value,
+    row,
+    vectors,
+)
 from onnxinit.analysis.trail import Tile
 from onnxinit.analysis.weight import Kind
 
+# ---------------------------------------------------------------- look-ups
 
-@row("Gather")
+
+@row("Gather", holds={0: "embedding (V, D) read along its axis"})
 def gather(site: Site) -> Reading | None:
     """A look-up by an index that a feed decides: an embedding (V, D); fan_in = D by convention, fan_out = V."""
     if site.at != 0:
@@ -24,29 +36,35 @@ def look_up(site: Site, axis: int) -> Reading:
     return Reading("embedding", tiles, output=out_value(site.node))
 
 
-@row("GatherND", "GatherElements")
+@row("GatherND", "GatherElements", holds={0: "embedding (V, ...)"})
+@row("GatherND", "TorchEmbedding", domain=MICROSOFT, holds={0: "embedding (V, D)"})
 def gather_nd(site: Site) -> Reading | None:
     """GatherND of a table by its first axis."""
     return look_up(site, 0) if site.at == 0 and site.shape else None
 
 
-@row("PRelu")
+# ---------------------------------------------------------------- vectors
+
+
+@row("PRelu", holds={1: "prelu_slope, any shape"})
 def prelu(site: Site) -> Reading | None:
     """PRelu: the slope."""
     return Reading("prelu_slope", source=site.node.input(0), output=out_value(site.node)) if site.at == 1 else None
 
 
-@row("BatchNormalization")
-def batch_norm(site: Site) -> Reading | None:
-    """BatchNormalization: scale, shift, running mean, running variance."""
-    role = {1: "norm_scale", 2: "norm_shift", 3: "running_mean", 4: "running_var"}.get(site.at)
-    return vector(role, site) if role else None
+_NORM = {1: "norm_scale (C)", 2: "norm_shift (C)"}
+
+for _domain in ("", NHWC):
+    vectors("BatchNormalization", domain=_domain, holds={**_NORM, 3: "running_mean (C)", 4: "running_var (C)"})
+    vectors("InstanceNormalization", domain=_domain, holds=_NORM)
+vectors("LayerNormalization", "GroupNormalization", holds=_NORM)
+vectors("LayerNormalization", "SimplifiedLayerNormalization", domain=MICROSOFT, holds=_NORM)
+vectors("RMSNormalization", "SimplifiedLayerNormalization", holds={1: "norm_scale (C)"})
 
 
-@row("InstanceNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization")
-@row("SimplifiedLayerNormalization", "LayerNormalization")
-@row("GroupNorm", "SkipGroupNorm", "SimplifiedLayerNormalization", "LayerNormalization", domain=MICROSOFT)
-def norm(site: Site) -> Reading | None:
-    """A normalisation: scale at input 1, shift at input 2."""
-    role = {1: "norm_scale", 2: "norm_shift"}.get(site.at)
-    return vector(role, site) if role else None
+# ---------------------------------------------------------------- attention and positions
+
+
+vectors("Attention", holds={3: "positional, added to the scores"})
+keep("RotaryEmbedding", inputs={1: ROTARY, 2: ROTARY})
+keep("STFT", inputs={2: "a window"})

@@ -1,0 +1,203 @@
+"""Quantised operators: how their integer weights lie, and which operands are scales and zero points.
+
+A row reads an integer operand just as its float sibling's row reads a float one; what is read so is kept today.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from onnxinit.analysis.operators.layers import convolution, dense, transposed_convolution
+from onnxinit.analysis.operators.standard import look_up
+from onnxinit.analysis.operators.table import (
+    MICROSOFT,
+    NHWC,
+    PACKED,
+    SCALE,
+    ZERO_POINT,
+    Reading,
+    Site,
+    keep,
+    out_value,
+    role_of,
+    row,
+    vector,
+    vectors,
+)
+
+
+def _scales(*scales: int, zeros: tuple[int, ...] = ()) -> Mapping[int, str]:
+    return {**dict.fromkeys(scales, SCALE), **dict.fromkeys(zeros, ZERO_POINT)}
+
+
+# ---------------------------------------------------------------- between float and integer
+
+for _domain in ("", MICROSOFT):
+    keep("QuantizeLinear", "DequantizeLinear", domain=_domain, inputs=_scales(1, zeros=(2,)))
+keep("QuantizeWithOrder", "DequantizeWithOrder", domain=MICROSOFT, inputs=_scales(1))
+
+# ---------------------------------------------------------------- layers
+
+_CONV = {3: "weight (M, C/g, k...)", 8: "bias (M)"}
+_CONV_SCALES = _scales(1, 4, 6, zeros=(2, 5, 7))
+
+
+@row("QLinearConv", holds=_CONV, keeps=_CONV_SCALES)
+@row("QLinearConv", domain=MICROSOFT, holds=_CONV, keeps=_CONV_SCALES)
+@row("QLinearConv", domain=NHWC, holds=_CONV, keeps=_CONV_SCALES)
+def qlinear_conv(site: Site) -> Reading | None:
+    """QLinearConv: as Conv."""
+    return convolution(site, 3, 8)
+
+
+@row("QLinearConvTranspose", domain=NHWC, holds={3: "weight (C, M/g, k...)", 8: "bias (M)"}, keeps=_CONV_SCALES)
+def qlinear_conv_transpose(site: Site) -> Reading | None:
+    """QLinearConvTranspose: as ConvTranspose."""
+    return transposed_convolution(site, 3, 8)
+
+
+@row("ConvInteger", holds={1: "weight (M, C/g, k...)"}, keeps=_scales(zeros=(2, 3)))
+def conv_integer(site: Site) -> Reading | None:
+    """ConvInteger: as Conv, without a bias."""
+    return convolution(site, 1, -1)
+
+
+@row("QLinearMatMul", holds={0: "weight (..., M, K)", 3: "weight (..., K, N)"}, keeps=_scales(1, 4, 6, zeros=(2, 5, 7)))
+def qlinear_matmul(site: Site) -> Reading | None:
+    """QLinearMatMul: as MatMul, with its right factor at input 3."""
+    if site.at not in (0, 3):
+        return None
+    return dense(site, site.at // 3, False, out_value(site.node), site.node.input(3 - site.at))
+
+
+_FACTORS = {0: "weight (..., M, K)", 1: "weight (..., K, N)"}
+
+
+@row("MatMulInteger", holds=_FACTORS, keeps=_scales(zeros=(2, 3)))
+@row("MatMulInteger16", domain=MICROSOFT, holds=_FACTORS)
+@row("DynamicQuantizeMatMul", domain=MICROSOFT, holds={**_FACTORS, 4: "bias (N)"}, keeps=_scales(2, zeros=(3,)))
+@row("MatMulIntegerToFloat", domain=MICROSOFT, holds={**_FACTORS, 6: "bias (N)"}, keeps=_scales(2, 3, zeros=(4, 5)))
+def matmul_integer(site: Site) -> Reading | None:
+    """MatMulInteger and what fuses a scale and a bias to it: as MatMul."""
+    node = site.node
+    if site.at in (4, 6):
+        return vector("bias", site, layer=1)
+    return dense(site, site.at, False, out_value(node), node.input(1 - site.at)) if site.at < 2 else None
+
+
+@row(
+    "QGemm",
+    domain=MICROSOFT,
+    holds={0: "weight (M, K), or (K, M) with transA", 3: "weight (K, N), or (N, K) with transB", 6: "bias (N)"},
+    keeps=_scales(1, 4, 7, zeros=(2, 5, 8)),
+)
+def qgemm(site: Site) -> Reading | None:
+    """QGemm: as Gemm, with its right factor at input 3."""
+    node = site.node
+    if site.at == 6:
+        return vector("bias", site, layer=3)
+    if site.at not in (0, 3):
+        return None
+    flag = node.int_attribute("transB" if site.at else "transA", 0)
+    return dense(site, site.at // 3, bool(flag), out_value(node), node.input(3 - site.at))
+
+
+@row(
+    "QOrderedMatMul",
+    domain=MICROSOFT,
+    holds={2: "weight (K, N)", 5: "bias (N)"},
+    keeps={**_scales(1, 3, 4, 7), 6: "a quantised operand of {op}"},
+)
+def qordered_matmul(site: Site) -> Reading | None:
+    """QOrderedMatMul: as MatMul."""
+    if site.at == 5:
+        return vector("bias", site, layer=2)
+    return dense(site, 1, False, out_value(site.node), site.node.input(0)) if site.at == 2 else None
+
+
+# ---------------------------------------------------------------- weights in packed forms
+
+for _op, _weights, _held, _kept in (
+    ("MatMulNBits", (1,), {5: "bias (N)"}, _scales(2, zeros=(3,))),
+    ("MatMulBnb4", (1,), {}, _scales(2)),
+    ("MatMulFpQ4", (1,), {}, {}),
+    ("MatMulPacked", (1,), {}, _scales(2)),
+    ("MatMulBlockQuantizedFp4Weight", (1,), {5: "bias (N)"}, _scales(2, 3, 4)),
+    ("MatMulBlockQuantizedFp8Weight", (1,), {4: "bias (N)"}, _scales(2, 3)),
+    ("MatMulNBitsQLoRA", (1, 3, 5), {}, _scales(2, 4, 6)),
+    ("MatMulNBitsMlp", (3, 6), {2: "norm_scale (K)", 5: "bias (N)", 8: "bias (N)"}, _scales(4, 7)),
+    (
+        "MatMulNBitsQkv",
+        (3, 6, 9),
+        {2: "norm_scale (K)", 5: "bias (Q)", 8: "bias (K)", 11: "bias (V)"},
+        _scales(4, 7, 10),
+    ),
+    ("GatherBlockQuantized", (0,), {}, _scales(2, zeros=(3,))),
+    ("GatherPacked", (0,), {}, {}),
+):
+    keep(_op, domain=MICROSOFT, inputs={**dict.fromkeys(_weights, PACKED), **_kept})
+    if _held:
+        vectors(_op, domain=MICROSOFT, holds=_held)
+
+# ---------------------------------------------------------------- attention, embeddings and norms
+
+_ORDERED = dict.fromkeys((5, 6, 7), PACKED)
+vectors(
+    "QOrderedAttention",
+    domain=MICROSOFT,
+    holds={11: "bias (Q)", 12: "bias (K)", 13: "bias (V)", 19: "positional, added to the scores"},
+    keeps={**_ORDERED, **_scales(1, 2, 3, 4, 8, 9, 10, 14, 15, 16)},
+)
+vectors(
+    "QOrderedLongformerAttention",
+    domain=MICROSOFT,
+    holds={4: "bias (Q + K + V)", 10: "bias (Q + K + V) of the global tokens"},
+    keeps={2: PACKED, 8: PACKED, **_scales(1, 3, 5, 6, 9, 11, 13)},
+)
+vectors(
+    "QOrderedLayerNormalization",
+    domain=MICROSOFT,
+    holds={2: "norm_scale (C)", 3: "norm_shift (C)"},
+    keeps=_scales(1, 4),
+)
+_EMBEDDED = {
+    2: "embedding (V, D), of words",
+    3: "positional (T, D)",
+    4: "embedding (S, D), of segments",
+    5: "norm_scale (D)",
+    6: "norm_shift (D)",
+}
+
+
+@row(
+    "QEmbedLayerNormalization",
+    domain=MICROSOFT,
+    holds=_EMBEDDED,
+    keeps=_scales(*range(8, 13), zeros=(13, 14, 15, 16, 17)),
+)
+def qembed_layer_norm(site: Site) -> Reading | None:
+    """QEmbedLayerNormalization: as EmbedLayerNormalization."""
+    if site.at not in _EMBEDDED:
+        return None
+    role = role_of(_EMBEDDED[site.at])
+    return replace(look_up(site, 0), role=role) if site.at < 5 else vector(role, site)
+
+
+# ---------------------------------------------------------------- pointwise and pooling
+
+_OPERAND = "a quantised operand of {op}"
+for _op in ("QLinearAdd", "QLinearMul"):
+    keep(_op, domain=MICROSOFT, inputs={0: _OPERAND, 3: _OPERAND, **_scales(1, 4, 6, zeros=(2, 5, 7))})
+for _op in ("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearReduceMean", "QLinearAveragePool"):
+    keep(_op, domain=MICROSOFT, inputs=_scales(1, 3, zeros=(2, 4)))
+keep("QLinearGlobalAveragePool", domain=MICROSOFT, inputs=_scales(1, 3, zeros=(2, 4)))
+keep("QLinearAveragePool", domain=NHWC, inputs=_scales(1, 3, zeros=(2, 4)))
+keep(
+    "QLinearWhere",
+    domain=MICROSOFT,
+    inputs={1: _OPERAND, 4: _OPERAND, **_scales(2, 5, 7, zeros=(3, 6, 8))},
+)
+keep("QLinearConcat", domain=MICROSOFT, inputs={2: _OPERAND, **_scales(0, 3, zeros=(1, 4))})
+keep("MulInteger", domain=MICROSOFT, inputs={0: _OPERAND, 2: _OPERAND, **_scales(zeros=(1, 3))})
+keep("QOrderedGelu", domain=MICROSOFT, inputs=_scales(1, 2))
