@@ -34,9 +34,10 @@ def advise(entries: Sequence[Entry], kept: Iterable[Left]) -> Iterator[str]:
     other = [e.id for e in entries if e.role == "other"]
     if other:
         yield f"{_count(other)} a purpose that the graph does not tell: {_some(other)}; --exclude role:other keeps them"
-    quantised = [left.id for left in kept if "quantised" in left.reason]
+    quantised = [left.id for left in kept if "quantised values, which" in left.reason]
     if quantised:
-        yield f"{_count(quantised)} quantised values, which are kept as training made them: {_some(quantised)}"
+        tensors = "tensor holds" if len(quantised) == 1 else "tensors hold"
+        yield f"{len(quantised)} {tensors} quantised values and stay as training made them: {_some(quantised)}"
 
 
 def _alike(entry: Entry) -> bool:

@@ -237,7 +237,7 @@ def test_forget_gates() -> None:
 
 
 def test_many_small_blocks_are_drawn_together() -> None:
-    n = CHUNK // 33  # blocks of 99 values
+    n = 3 * (CHUNK // 99)  # blocks of 99 values
     w = weight("w", "weight", (n, 1, 99), "Conv", [part([[n, 1], [1], [99]], [["block", "out"], ["in"], ["kernel"]])])
     model = analysis(w)
     values = fresh(make_plan(model, scheme="identity"), model)[w.path]

@@ -1,0 +1,5 @@
+"""`python -m onnxinit` is the command `onnxinit`."""
+
+from onnxinit.cli.main import main
+
+main()

@@ -1,0 +1,236 @@
+"""The data path in one screen: model file -> analysis -> plan -> values -> model file."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from onnxinit import __version__
+from onnxinit.analysis import Analysis, Weight, analyse
+from onnxinit.errors import SchemeError
+from onnxinit.model import ModelFile, build, write
+from onnxinit.plan import Left, Plan, fit_plan, make_plan
+from onnxinit.report import Inspection
+from onnxinit.schemes import Spec
+from onnxinit.values import fresh
+
+METADATA_KEY = "onnxinit"
+
+File = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run made.
+
+    Attributes:
+        plan: What was drawn, and the seed.
+        weights: The tensors that were rewritten, in file order.
+        kept: All others, with the reasons.
+        warnings: What a reader should know before using the model.
+        nbytes: Bytes of fresh values.
+        path: The file that was written; None for a model in memory and for a dry run.
+        model: The new model, for a model in memory; else None.
+    """
+
+    plan: Plan
+    weights: tuple[Weight, ...]
+    kept: tuple[Left, ...]
+    warnings: tuple[str, ...]
+    nbytes: int
+    path: Path | None = None
+    model: onnx.ModelProto | None = None
+
+
+def reinit(
+    model: File | onnx.ModelProto,
+    output: File | None = None,
+    *,
+    scheme: str | Spec | None = None,
+    seed: int | str | None = None,
+    rules: str | Iterable[str] = (),
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    allow_unmatched: bool = False,
+    plan: Plan | File | None = None,
+    metadata: bool = True,
+    force: bool = False,
+    in_place: bool = False,
+    dry_run: bool = False,
+    threads: int | None = None,
+    external_root: File | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Give a model fresh weights; everything else stays as it is.
+
+    Args:
+        model: A file, or a model in memory, which is left untouched.
+        output: The file to write. Without it a model in memory gives `Result.model`, and `m.onnx` gives
+            `m.reinit.onnx` beside it.
+        scheme: The SPEC for kernels, `auto` if not given; other roles have defaults of their own.
+        seed: The root seed, 0 if not given; "random" takes one from the system, which `Result.plan.seed` tells.
+        rules: PATTERN=SPEC each; the last one that matches a weight wins.
+        include: PATTERNs; a weight that none of them matches is kept.
+        exclude: PATTERNs; a weight that one of them matches is kept.
+        allow_unmatched: Whether a pattern that matches nothing is a warning and not an error.
+        plan: A plan, or a file that holds one or a report, in place of the arguments above.
+        metadata: Whether the model's metadata tells how its weights were made, under the key "onnxinit".
+        force: Whether an existing file may be overwritten.
+        in_place: Whether the input may be overwritten; it is where no output is given.
+        dry_run: Whether to stop before anything is drawn.
+        threads: How many threads draw and write; all processors if not given. The bytes are the same for any number.
+        external_root: A folder besides the model's own that its external data may lie in.
+        progress: Is told (bytes drawn and written, bytes in all) again and again, by one thread at a time.
+
+    Returns:
+        What was made; always, also where there is nothing to rewrite.
+
+    Raises:
+        ModelError: The model cannot be read or the output cannot be written.
+        SchemeError: A scheme, rule, pattern, seed or plan is wrong.
+    """
+    asked = _Asked(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan)
+    workers = _threads(threads)
+    file = _open(model, external_root)
+    analysis = analyse(file)
+    made = asked.plan_for(analysis)
+    values = fresh(made, analysis)
+    nbytes = sum(v.nbytes for v in values.values())
+    result = Result(made, tuple(analysis.by_id[e.id] for e in made.entries), made.kept, made.warnings, nbytes)
+    notes = {METADATA_KEY: asked.note(made)} if metadata else None
+    if dry_run:
+        return result
+    if output is None and file.path is None:
+        return replace(result, model=build(file, values, metadata=notes, threads=workers))
+    out = output_path(file.path or "", output, in_place=in_place)
+    told = _counted(progress, nbytes)
+    write(file, out, values, metadata=notes, force=force, in_place=in_place, threads=workers, progress=told)
+    return replace(result, path=out)
+
+
+def inspect(
+    model: File | onnx.ModelProto,
+    *,
+    scheme: str | Spec | None = None,
+    seed: int | str | None = None,
+    rules: str | Iterable[str] = (),
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    allow_unmatched: bool = False,
+    plan: Plan | File | None = None,
+    external_root: File | None = None,
+) -> Inspection:
+    """Say of every tensor what it is, and what `reinit` would do to it with the same arguments.
+
+    External data need not be there.
+
+    Raises:
+        ModelError: The model cannot be read.
+        SchemeError: A scheme, rule, pattern, seed or plan is wrong.
+    """
+    asked = _Asked(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan)
+    file = _open(model, external_root)
+    analysis = analyse(file)
+    return Inspection.of(file, analysis, asked.plan_for(analysis))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The arguments that make a plan; None or empty where they were left out."""
+
+    scheme: str | Spec | None
+    seed: int | str | None
+    rules: tuple[str, ...]
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    allow_unmatched: bool
+    plan: Plan | File | None
+
+    def plan_for(self, analysis: Analysis) -> Plan:
+        if self.plan is not None:
+            if self._given():
+                raise SchemeError(f"a plan is given, which says it all: leave out {' and '.join(self._given())}")
+            return fit_plan(self.plan if isinstance(self.plan, Plan) else Plan.load(self.plan), analysis)
+        return make_plan(
+            analysis,
+            scheme="auto" if self.scheme is None else self.scheme,
+            seed=_seed(self.seed),
+            rules=self.rules,
+            include=self.include,
+            exclude=self.exclude,
+            allow_unmatched=self.allow_unmatched,
+        )
+
+    def _given(self) -> dict[str, object]:
+        """The arguments that were given, as JSON values."""
+        scheme = None if self.scheme is None else str(self.scheme)
+        several = {"rules": self.rules, "include": self.include, "exclude": self.exclude}
+        given = {"scheme": scheme, "seed": self.seed, **{k: list(v) or None for k, v in several.items()}}
+        return {k: v for k, v in given.items() if v is not None}
+
+    def note(self, plan: Plan) -> str:
+        """The metadata entry: versions, the arguments that made the plan, its seed and its digest."""
+        entry = {
+            "version": __version__,
+            "stream": plan.stream,
+            "arguments": self._given(),
+            "seed": plan.seed,
+            "plan": plan.digest(),
+        }
+        return json.dumps(entry, separators=(",", ":"))
+
+
+def _tuple(texts: str | Iterable[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+def _open(model: File | onnx.ModelProto, external_root: File | None) -> ModelFile:
+    if isinstance(model, onnx.ModelProto):
+        return ModelFile.of(model)
+    return ModelFile.open(model, external_root=None if external_root is None else Path(external_root))
+
+
+def _seed(seed: int | str | None) -> int:
+    """The root seed: the number, 0, or for "random" 32 bits of the system's."""
+    if seed == "random":
+        return secrets.randbits(32)
+    try:
+        return 0 if seed is None else int(seed)
+    except ValueError:
+        raise SchemeError(f"the seed '{seed}' is neither a whole number nor 'random'") from None
+
+
+def _threads(threads: int | None) -> int:
+    if threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads < 1:
+        raise SchemeError(f"{threads} threads cannot draw anything: give at least 1")
+    return threads
+
+
+def output_path(model: File, output: File | None = None, *, in_place: bool = False) -> Path:
+    """The file that a run writes: the output, the model itself in place, or `m.reinit.onnx` beside `m.onnx`."""
+    if output is not None:
+        return Path(output)
+    model = Path(model)
+    return model if in_place else model.with_name(f"{model.name.removesuffix('.onnx')}.reinit.onnx")
+
+
+def _counted(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:
+    """What the writer calls with every piece, telling `progress` the sum."""
+    if progress is None:
+        return None
+    done = 0
+
+    def told(just: int) -> None:
+        nonlocal done
+        done += just
+        progress(done, total)
+
+    return told

@@ -1,0 +1,174 @@
+"""What a person reads: the table of weights, what was kept and why, warnings, totals. Plain without a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from onnxinit.analysis.weight import Weight
+from onnxinit.plan import Left, Plan
+from onnxinit.report.inspection import Inspection
+from onnxinit.report.rows import Row, printable, rows
+
+_GAP = "  "
+_HEAD = ("tensor", "role", "shape", "fan in/out", "activation", "std", "scheme")
+_STYLES = ("", "cyan", "", "", "", "", "green")
+_DIM = ("dim",) * len(_HEAD)
+_PIPE_WIDTH = 100  # columns where there is no terminal to ask
+
+
+def console() -> Console:
+    """The console on stdout: in colour to a terminal, plain to anything else."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, markup=False, emoji=False, width=None if known else _PIPE_WIDTH)
+
+
+class Paragraph:
+    """A text, wrapped at words to the width of the console, all lines indented."""
+
+    def __init__(self, *parts: str | tuple[str, str], indent: int = 0):
+        self._text = Text.assemble(*parts)
+        self._indent = " " * indent
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Wrap."""
+        for line in self._text.wrap(console, max(1, options.max_width - len(self._indent))):
+            line.rstrip()
+            yield Text.assemble(self._indent, line)
+
+
+class WeightTable:
+    """The rows as a table in the width of the console.
+
+    An id is never cut: one that is too long for its column stands on a line of its own, its details on the next.
+    """
+
+    def __init__(self, shown: Sequence[Row]):
+        self._lines = [_cells(r) for r in shown]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Lay the table out."""
+        widths = [max(map(cell_len, column)) for column in zip(_HEAD, *self._lines, strict=True)]
+        details = sum(widths[1:]) + len(_GAP) * (len(widths) - 1)
+        widths[0] = min(widths[0], max(options.max_width - details, len(_HEAD[0])))
+        yield _line(_HEAD, widths, ("bold",) * len(_HEAD))
+        yield Text(("-" if options.ascii_only else "─") * min(options.max_width, widths[0] + details), style="dim")
+        for cells in self._lines:
+            styles = _DIM if cells[-1] == "kept" else _STYLES
+            if cell_len(cells[0]) > widths[0]:
+                yield Text(cells[0], style=styles[0], overflow="fold")
+                cells = ("", *cells[1:])
+            yield _line(cells, widths, styles)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    count = f" ({row.count}x)" if row.count > 1 else ""
+    return (row.name + count, row.role, row.shape, row.fans, row.activation, row.std, row.scheme)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], styles: Sequence[str]) -> Text:
+    line = Text(overflow="fold")
+    for cell, width, style in zip(cells, widths, styles, strict=True):
+        line.append(cell, style).append(" " * (width - cell_len(cell)) + _GAP)
+    line.rstrip()
+    return line
+
+
+class KeptList:
+    """What is kept: one line for each reason, with the count and as many ids as the line holds."""
+
+    def __init__(self, kept: Iterable[Left]):
+        self._reasons: dict[str, list[str]] = {}
+        for left in kept:
+            self._reasons.setdefault(left.reason, []).append(printable(left.id))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Lay the list out, the most frequent reason first."""
+        for reason, ids in sorted(self._reasons.items(), key=lambda item: -len(item[1])):
+            head = f"{len(ids):>6}  {printable(reason)}"
+            yield Paragraph(head, (_some(ids, options.max_width - cell_len(head)), "dim"))
+
+
+def _some(ids: Sequence[str], room: int) -> str:
+    """As many ids in brackets as fit into the room, and a mark if there are more."""
+    text = ""
+    for i, ident in enumerate(ids):
+        longer = f"{text}, {ident}" if text else f" ({ident}"
+        if cell_len(longer) + len(", ...)" if i + 1 < len(ids) else ")") > room:
+            return f"{text}, ...)" if text else ""
+        text = longer
+    return f"{text})"
+
+
+def sections(plan: Plan, weights: Iterable[Weight]) -> Iterator[WeightTable | KeptList | Paragraph]:
+    """The parts of the text: the table, what is kept and why, the warnings.
+
+    Args:
+        plan: What is drawn.
+        weights: The rows of the table.
+    """
+    shown = rows(weights, plan.entries)
+    if shown:
+        yield WeightTable(shown)
+        yield Paragraph()
+    if plan.kept:
+        them = "it is" if len(plan.kept) == 1 else "they are"
+        yield Paragraph((f"kept as {them}: {_tensors(len(plan.kept))}", "bold"))
+        yield KeptList(plan.kept)
+        yield Paragraph()
+    for warning in plan.warnings:
+        yield Paragraph(("warning: ", "bold yellow"), printable(warning))
+    if plan.warnings:
+        yield Paragraph()
+
+
+def notes(weights: Iterable[Weight]) -> Iterator[KeptList | Paragraph]:
+    """What the analysis remarks of some weights."""
+    remarks = [Left(w.id, w.note) for w in weights if w.note]
+    if remarks:
+        yield Paragraph(("notes", "bold"))
+        yield KeptList(remarks)
+        yield Paragraph()
+
+
+def summary(found: Inspection) -> Paragraph:
+    """One line on the model."""
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in found.opsets.items())
+    parameters = sum(w.size for w in found.weights)
+    model = f"{found.path}: IR version {found.ir_version}, {opsets}; "
+    weights = f"{len(found.weights):,} weights of {parameters:,} parameters, {len(found.kept):,} other tensors"
+    return Paragraph(printable(model), (weights, "bold"))
+
+
+def total(plan: Plan, weights: Sequence[Weight], nbytes: int) -> Paragraph:
+    """One line: tensors, parameters, bytes, seed."""
+    if not weights:
+        return Paragraph(("nothing to rewrite: the plan draws no tensor of this model", "bold"))
+    parameters = sum(w.size for w in weights)
+    tensors = f"{_tensors(len(weights))}, {parameters:,} parameters, {_size(nbytes)}, seed {plan.seed}"
+    return Paragraph((tensors, "bold"))
+
+
+def outcome(path: Path | None, seconds: float) -> Paragraph:
+    """Where the result is."""
+    if path is None:
+        return Paragraph("dry run: nothing was written")
+    return Paragraph("wrote ", (printable(str(path)), "bold"), f" in {seconds:.2f} s")
+
+
+def _tensors(count: int) -> str:
+    return f"{count:,} tensor{'s' * (count != 1)}"
+
+
+def _size(nbytes: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} GB"
