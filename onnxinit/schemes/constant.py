@@ -40,10 +40,10 @@ def constant(block: Block, *, value: float = 0.0) -> Distribution:
 register(
     Scheme(
         "auto",
-        summary="Chosen per weight from its downstream activation",
+        summary="Chosen per weight from its downstream activation.",
         formula="he:gain=exact for the ReLU family and smooth functions like it; lecun for SELU; xavier for tanh, "
         "sigmoid, softmax, linear and what is not known; orthogonal for recurrent weights",
         family="constant",
     )
 )
-register(Scheme("keep", summary="The tensor stays as it is", formula="w = w", family="constant"))
+register(Scheme("keep", summary="The tensor stays as it is.", formula="w = w", family="constant"))
