@@ -128,7 +128,9 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker) -> dict[str, _Te
             for value in held:
                 found.extend(walker.readings(value))
         reason = ""
-        if not held:
+        if held and held[0].where == "sparse":
+            found, reason = [], "stored sparse, whose values this version does not draw"
+        elif not held:
             reason = stored_aside(file.proto, path)
         elif stored.data_type not in FLOATS:
             reason = _of_integers(stored, held[0], walker)

@@ -327,30 +327,32 @@ def _split(node: Node, known: dict[int, _Known]) -> _Shapes:
 
 def _slice(node: Node, known: dict[int, _Known]) -> _Shapes:
     shape = list(_first(node))
-    starts, ends, axes, strides = ([*_slice_argument(node, k, known)] for k in range(4))
-    axes = axes or list(range(len(starts)))
-    for i, axis in enumerate(axes):
-        n = shape[int(axis)]
-        start, end = starts[i] if i < len(starts) else None, ends[i] if i < len(ends) else None
-        stride = strides[i] if i < len(strides) else 1
-        if n is None or start is None or end is None or stride is None:
-            shape[int(axis or 0)] = None
-        else:
-            shape[int(axis)] = len(range(*slice(start, end, stride).indices(n)))
+    starts, ends, axes, steps = (_slice_argument(node, k, known) for k in range(4))
+    if axes is None or None in axes:
+        return [(None,) * len(shape)]
+    for i, axis in enumerate(axes or range(len(starts or ends or shape))):
+        n, start, end, step = shape[axis or 0], _at(starts, i), _at(ends, i), 1 if steps == [] else _at(steps, i)
+        whole = n is not None and start is not None and end is not None and step is not None
+        shape[axis or 0] = len(range(*slice(start, end, step).indices(n or 0))) if whole else None
     return [tuple(shape)]
 
 
-def _slice_argument(node: Node, k: int, known: dict[int, _Known]) -> list[int]:
+def _at(held: list[int | None] | None, index: int) -> int | None:
+    return held[index] if held is not None and index < len(held) else None
+
+
+def _slice_argument(node: Node, k: int, known: dict[int, _Known]) -> list[int | None] | None:
+    """The elements of an argument as far as they are known, [] where it is not given, None where nothing is known."""
     given = node.ints_attribute(("starts", "ends", "axes", "steps")[k])
-    if given is not None:
-        return given
     value = node.input(k + 1)
-    if value is None:
-        return []
-    held = known[id(value)] if id(value) in known else None
-    if held is None or np.isnan(held).any():
-        raise ValueError("unknown range")
-    return [int(np.clip(x, -(2**62), 2**62)) for x in np.ravel(held)]
+    if given is not None or value is None:
+        return list(given or [])
+    held = known.get(id(value))
+    return None if held is None else [_element(x) for x in np.ravel(held)]
+
+
+def _element(x: float) -> int | None:
+    return None if np.isnan(x) else int(np.clip(x, -(2**62), 2**62))
 
 
 def _gather(node: Node, known: dict[int, _Known]) -> _Shapes:

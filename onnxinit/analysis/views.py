@@ -146,8 +146,9 @@ def _slice(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | Non
         return None
     cut = slice_ranges(node, trail.shape)
     found: Trail | None = trail
-    if cut is None:
-        return _all_outputs(node, None, trail)
+    if cut is None:  # a range that the feed decides can reach over the whole axis, unless it leaves elements out
+        steps = elements(v) if (v := node.input(4)) is not None else [1]
+        return _all_outputs(node, trail if steps is not None and set(steps) == {1} else None, trail)
     for axis, (begin, length) in cut.items():
         if found is not None and length > 0:
             found = found.window(axis, begin, length)

@@ -112,7 +112,7 @@ def test_the_shift_of_a_picture_is_a_constant() -> None:
         "b": np.linspace(0.4, 0.5, 8).astype(np.float32),
         "s": np.linspace(0.2, 0.3, 8).astype(np.float32),
     }
-    assert reason(text, "b", **given) == "a fixed shift of the model's input"
+    assert "shift" in reason(text, "b", **given)
     assert role(text, "s", **given) == ""
 
 

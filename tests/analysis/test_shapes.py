@@ -152,6 +152,27 @@ def test_heads_are_counted_by_arithmetic() -> None:
     assert elements(value(view, "per")) == [6]
 
 
+@pytest.mark.parametrize(
+    ("slice", "shape"),
+    [
+        ("e = Gather(s, zero) y = Slice(x, zero, e, one)", (None, None, 6)),
+        ("e = Gather(s, zero) y = Slice(x, e, far, two)", (None, 4, None)),
+        ("e = Gather(s, both) y = Slice(x, twice, e, pair)", (None, 4, None)),
+        ("e = Gather(s, pair) y = Slice(x, twice, e, pair)", (None, 4, 6)),
+        ("a = Gather(s, zero) y = Slice(x, zero, one, a)", (None, None, None)),
+    ],
+)
+def test_an_open_range_leaves_the_other_axes_as_they_are(slice: str, shape: tuple[int | None, ...]) -> None:
+    ones = " ".join(
+        f"{name} = Constant<value = int64[{len(held)}] {{{', '.join(map(str, held))}}}>()"
+        for name, held in {
+            "zero": [0], "one": [1], "two": [2], "far": [99], "both": [2, 0], "twice": [0, 0], "pair": [1, 2],
+        }.items()
+    )  # fmt: skip
+    view = check(build(f"(float[n,4,6] x) => (y) {{ s = Shape(x) {ones} {slice} }}", check=False), x=floats(2, 4, 6))
+    assert value(view, "y").shape == shape
+
+
 def test_a_minus_one_takes_what_is_left_though_the_batch_is_unknown() -> None:
     body = """s = Shape(x) z = Constant<value = int64[1] {0}>() n = Gather(s, z) m = Constant<value = int64[1] {-1}>()
         k = Constant<value = int64[1] {8}>() dims = Concat<axis = 0>(n, m, k) y = Reshape(x, dims)"""

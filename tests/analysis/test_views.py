@@ -172,6 +172,19 @@ def test_what_a_feed_decides_is_not_known_but_no_fault(body: str) -> None:
         step(node, at, Trail.of((4, 6, 3)))
 
 
+def test_a_range_that_a_feed_decides_can_reach_over_all_of_it() -> None:
+    """The positions of as many tokens as there are."""
+    model = build(
+        """(int64[n,t] ids) => (y) { s = Shape(ids) one = Constant<value = int64[1] {1}>() t = Gather(s, one)
+        zero = Constant<value = int64[1] {0}>() p = Slice(w, zero, t, one) x = Gather(table, ids) y = Add(x, p) }""",
+        check=False,
+        w=(1, 20, 6),
+        table=(50, 6),
+    )
+    assert arrivals(model)["p"].shape == (1, 20, 6)
+    assert weights(model)["w"].role == "positional"
+
+
 def test_a_branch_of_an_if_is_a_view() -> None:
     model = build(
         "(float[n,4] x, bool c) => (float[n,3] y) { m = If(c) <"

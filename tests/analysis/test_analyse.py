@@ -1,0 +1,487 @@
+"""The analysis of whole models: nothing is silent, names decide nothing, form decides nothing, time is linear."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from disguises import DISGUISES, FLOATS, copy, renamed, reordered, shapes_forgotten, with_other_values
+from graphs import analysed, build, tensor, weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxinit.analysis.analyse import analyse
+from onnxinit.analysis.weight import ROLES, Analysis, Use, Weight
+from onnxinit.model import ModelFile
+
+MODELS = {p.stem: p for p in sorted((Path(__file__).parents[2] / "models").glob("*.onnx"))}
+
+SMALL: dict[str, Callable[[], onnx.ModelProto]] = {
+    "norms, gates, residual": lambda: build(
+        """(float[n,t,8] x) => (float[n,t,8] y) { m = ReduceMean<axes = [-1]>(x) d = Sub(x, m) q = Mul(d, d)
+        v = ReduceMean<axes = [-1]>(q) e = Add(v, eps) s = Sqrt(e) u = Div(d, s) g = Mul(u, g1) h = Add(g, b1)
+        p = MatMul(h, w) a, c = Split<axis = -1>(p) o = Sigmoid(c) i = Mul(a, o) l = MatMul(i, w2) k = Mul(l, ls)
+        y = Add(x, k) }""",
+        eps=np.array(1e-5, np.float32), g1=(8,), b1=(8,), w=(8, 24), w2=(12, 8), ls=(8,),
+    ),
+    "a cell in a scan": lambda: build(
+        """(float[5,n,4] x, float[n,6] h0) => (float[n,6] last, float[5,n,6] all) {
+        last, all = Scan<num_scan_inputs = 1, body = c
+        (float[n,6] h, float[n,4] xt) => (float[n,6] h2, float[n,6] out) {
+        p = MatMul(xt, w) q = MatMul(h, r) s = Add(p, q) z = Add(s, b) h2 = Tanh(z) out = Identity(h2) }>(h0, x) }""",
+        w=(4, 6), r=(6, 6), b=(6,),
+    ),
+    "a function called twice": lambda: build(
+        """(float[n,3,9,9] x) => (float[n,3,9,9] y) { h = local.Block(x, w1, b1) y = local.Block(h, w2, b2) }""",
+        functions="""<domain: "local", opset_import: ["": 17]> Block (a, m, c) => (b) {
+        k = Constant<value = float[3,1,1,1] {1, 2, 3}>() h = Conv<pads = [1, 1, 1, 1]>(a, m, c)
+        d = Conv<group = 3>(h, k) b = Relu(d) }""",
+        w1=(3, 3, 3, 3), b1=(3,), w2=(3, 3, 3, 3), b2=(3,),
+    ),
+    "attention": lambda: build(
+        """(int64[n,t] ids) => (float[n,t,50] y) { x = Gather(table, ids) l = LayerNormalization(x, g, b)
+        p = MatMul(l, w) q, k, v = Split<axis = -1>(p) kt = Transpose<perm = [0, 2, 1]>(k) s = MatMul(q, kt)
+        c = Div(s, scale) m = Add(c, mask) a = Softmax(m) o = MatMul(a, v) h = Add(x, o) f = MatMul(h, up)
+        e = Erf(f) one = Constant<value_float = 1.0>() e1 = Add(e, one) d = Mul(f, e1) z = MatMul(d, down)
+        r = Add(h, z) th = Transpose(table) y = MatMul(r, th) }""",
+        table=(50, 8), g=(8,), b=(8,), w=(8, 24), scale=np.array(math.sqrt(8), np.float32), up=(8, 32), down=(32, 8),
+        mask=np.triu(np.full((6, 6), -np.inf, np.float32), 1),
+    ),
+}  # fmt: skip
+
+
+def model_of(name: str) -> onnx.ModelProto:
+    return SMALL[name]() if name in SMALL else onnx.load(MODELS[name])
+
+
+EVERY = [*SMALL, *MODELS]
+
+
+def nameless(analysis: Analysis) -> tuple[list[object], list[object]]:
+    """What the analysis says by place in the file, without any name."""
+    number = {w.id: i for i, w in enumerate(analysis.weights)}
+    said = [
+        replace(
+            w,
+            id="",
+            name="",
+            scope="",
+            uses=tuple(replace(u, node="") for u in w.uses),
+            tied_to=tuple(str(number[t]) for t in w.tied_to),
+            shares=str(number[w.shares]) if w.shares else "",
+        )
+        for w in analysis.weights
+    ]
+    return list(said), [replace(k, id="", name="", scope="") for k in analysis.kept]
+
+
+def gist(weight: Weight) -> tuple[object, ...]:
+    """What must not depend on the form of the file."""
+    names = tuple(sorted(f.name for f in fs) for fs in (weight.upstream, weight.downstream))
+    return weight.role, weight.shape, weight.fan_in, weight.fan_out, weight.groups, weight.blocks, weight.layout, names
+
+
+def gists(model: onnx.ModelProto) -> dict[str, tuple[object, ...]]:
+    """By name; the tensors of a function that is called twice have one."""
+    return {w.name: gist(w) for w in analysed(model).weights}
+
+
+# ---------------------------------------------------------------- nothing is silent
+
+
+def assert_complete(file: ModelFile, found: Analysis) -> None:
+    told = [*found.weights, *found.kept]
+    assert sorted(t.path for t in told) == sorted(file.tensors)
+    assert len({t.id for t in told}) == len(told)
+    order = list(file.tensors)
+    assert [order.index(w.path) for w in found.weights] == sorted(order.index(w.path) for w in found.weights)
+    assert all(k.reason for k in found.kept)
+    for w in found.weights:
+        assert w.role in ROLES
+        assert w.shape == file.tensors[w.path].dims
+        assert file.tensors[w.path].data_type in (*FLOATS, TensorProto.BFLOAT16)
+        assert w.upstream or w.downstream or w.role not in ("weight", "bias")
+        if w.layout is not None:
+            covered = np.zeros(w.shape, int)
+            for p in w.layout.parts:
+                covered[tuple(slice(a, a + n) for a, n in zip(p.start, p.shape, strict=True))] += 1
+                assert p.blocks * math.prod(p.block_shape) == math.prod(p.shape)
+            assert (covered == 1).all()
+        if w.role in ("weight", "input_weight", "recurrent_weight", "embedding"):
+            assert w.layout is not None
+            assert w.fan_in
+            assert w.fan_out
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_tensor_is_a_weight_or_kept_with_a_reason(name: str) -> None:
+    file = ModelFile.of(model_of(name))
+    assert_complete(file, analyse(file))
+
+
+def test_the_roles_of_the_sample_models() -> None:
+    found = {name: Counter(w.role for w in analysed(onnx.load(path)).weights) for name, path in MODELS.items()}
+    assert found["mlp_tanh30"] == {"weight": 30, "bias": 30}
+    assert found["resnet_bn"]["weight"] == 9
+    assert found["resnet_bn"]["running_mean"] == found["resnet_bn"]["norm_scale"] == 8
+    assert found["bilstm_tagger"]["recurrent_weight"] == found["bilstm_tagger"]["input_weight"] == 1
+    assert found["transformer"]["embedding"] >= 1
+    assert found["transformer"]["norm_scale"] == found["transformer"]["norm_shift"] == 5
+
+
+def test_ids_are_unique_and_say_the_scope() -> None:
+    """Two branches and the main graph use one name for three tensors."""
+    model = build(
+        """(float[n,2] x, bool c) => (float[n,2] y) { h = MatMul(x, w) y = If(c) <
+        then_branch = t () => (float[n,2] a) <float[2,2] v = {1,2,3,4}> { a = MatMul(h, v) },
+        else_branch = e () => (float[n,2] b) <float[2,2] v = {5,6,7,8}> { b = MatMul(h, v) } > }""",
+        w=(2, 2),
+    )
+    found = analysed(model)
+    assert {w.id: (w.name, w.scope) for w in found.weights} == {
+        "w": ("w", ""),
+        "If1.then_branch/v": ("v", "If1.then_branch"),
+        "If1.else_branch/v": ("v", "If1.else_branch"),
+    }
+
+
+def test_equal_ids_are_numbered() -> None:
+    """Two nodes of one name, each with a branch of its own tensor."""
+    model = build(
+        """(float[n,2] x, bool c) => (float[n,2] y) { h = If(c) <
+        then_branch = t () => (float[n,2] a) <float[2,2] v = {1,2,3,4}> { a = MatMul(x, v) },
+        else_branch = e () => (float[n,2] b) { b = Relu(x) } > y = If(c) <
+        then_branch = t () => (float[n,2] p) <float[2,2] v = {1,2,3,4}> { p = MatMul(h, v) },
+        else_branch = e () => (float[n,2] q) { q = Relu(h) } > }"""
+    )
+    for node in model.graph.node:
+        node.name = "same"
+    assert [w.id for w in analysed(model).weights] == ["same.then_branch/v", "same.then_branch/v#2"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_the_element_types_of_weights(dtype: str) -> None:
+    kind = {"float32": "float", "float64": "double"}.get(dtype, dtype)
+    w = tensor("w", (4, 3))
+    held = helper.make_tensor("w", TensorProto.DataType.Value(kind.upper()), [4, 3], numpy_helper.to_array(w).ravel())
+    model = build(f"({kind}[n,4] x) => ({kind}[n,3] y) {{ y = MatMul(x, w) }}", check=False)
+    model.graph.initializer.append(held)
+    (found,) = analysed(model).weights
+    assert (found.dtype, found.role, found.size) == (kind, "weight", 12)
+
+
+# ---------------------------------------------------------------- what is kept, and why
+
+
+def kept(model: onnx.ModelProto) -> dict[str, str]:
+    return {k.id: k.reason for k in analysed(model).kept}
+
+
+def test_why_tensors_are_kept() -> None:
+    model = build(
+        """(float[n,4] x) => (float[n,4] y, float[4] out) { q = QuantizeLinear(x, s, z)
+        d = DequantizeLinear(codes, s, z) h = MatMul(x, d) r = Reshape(h, shape) y = Mul(r, two) }""",
+        check=False,
+        codes=np.arange(16, dtype=np.int8).reshape(4, 4),
+        s=np.array(0.1, np.float32),
+        z=np.array(0, np.int8),
+        shape=np.array([-1, 4]),
+        two=np.array(2, np.float32),
+        unused=(3, 3),
+        out=(4,),
+    )
+    said = kept(model)
+    assert said["two"] == "a scalar constant"
+    assert said["unused"] == "nothing uses it"
+    assert said["out"] == "handed out by the model as it is"
+    assert said["shape"].startswith("int64:")
+    assert "quantised" in said["codes"]
+    assert set(said) == {"codes", "s", "z", "shape", "two", "unused", "out"}
+
+
+def test_tensors_outside_the_graph_that_runs_are_kept() -> None:
+    model = build(
+        "(float[n,4] x) => (float[n,4] y) { y = MatMul(x, w) }",
+        functions="""<domain: "local", opset_import: ["": 17]> Unused (a) => (b) {
+        k = Constant<value = float[2] {1, 2}>() b = Mul(a, k) }""",
+        w=(4, 4),
+    )
+    step = model.training_info.add()
+    step.algorithm.name = "step"
+    step.algorithm.initializer.append(tensor("momentum", (4, 4)))
+    found = analysed(model)
+    assert [w.id for w in found.weights] == ["w"]
+    assert len(found.kept) == 2
+    assert all(k.reason for k in found.kept)
+
+
+def test_an_empty_model_has_nothing() -> None:
+    assert analysed(build("(float[n] x) => (float[n] y) { y = Relu(x) }")) == Analysis((), ())
+
+
+# ---------------------------------------------------------------- shared and tied
+
+
+def test_a_layer_used_three_times_is_one_weight() -> None:
+    model = build(
+        "(float[n,4] x) => (float[n,4] y) { a = MatMul(x, w) b = Relu(a) c = MatMul(b, w) d = Tanh(c)"
+        " y = MatMul(d, w) }",
+        w=(4, 4),
+    )
+    w = weights(model)["w"]
+    assert len(w.uses) == 3
+    assert w.tied_to == ()
+    assert [f.name for f in w.downstream] == ["relu", "tanh"]
+    assert [f.name for f in w.upstream] == ["relu", "tanh"]
+
+
+def test_the_weights_of_a_function_called_twice_are_one() -> None:
+    model = build(
+        "(float[n,2] x) => (float[n,2] y) { h = local.F(x) y = local.F(h) }",
+        functions="""<domain: "local", opset_import: ["": 17]> F (a) => (b) {
+        w = Constant<value = float[2,2] {1, 2, 3, 4}>() h = MatMul(a, w) b = Relu(h) }""",
+    )
+    (w,) = analysed(model).weights
+    assert (w.id, w.where, w.role, len(w.uses)) == ("function:local::F/w", "constant", "weight", 2)
+    assert w.path == "functions[0].node[0].attribute[0].t"
+
+
+def test_tied_encoder_and_decoder() -> None:
+    """An autoencoder whose decoder is the encoder turned: the encoder's reading decides."""
+    model = build(
+        "(float[n,8] x) => (float[n,8] y) { h = MatMul(x, w) r = Relu(h) t = Transpose(w) y = MatMul(r, t) }", w=(8, 3)
+    )
+    w = weights(model)["w"]
+    assert (w.fan_in, w.fan_out) == (8, 3)
+    assert w.uses == (Use("MatMul", "", 1), Use("MatMul", "", 1, ("Transpose",)))
+
+
+def external(path: Path, *named: tuple[str, int]) -> onnx.ModelProto:
+    """Two layers whose weights lie in one file at the offsets given."""
+    model = build("(float[n,4] x) => (float[n,4] y) { h = MatMul(x, v) r = Relu(h) y = MatMul(r, w) }", check=False)
+    for name, offset in named:
+        t = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[4, 4], data_location=TensorProto.EXTERNAL)
+        for key, value in (("location", "weights.bin"), ("offset", str(offset)), ("length", "64")):
+            t.external_data.add(key=key, value=value)
+        model.graph.initializer.append(t)
+    onnx.save(model, path)
+    return model
+
+
+def test_two_tensors_of_one_place_are_tied(tmp_path: Path) -> None:
+    external(tmp_path / "m.onnx", ("v", 0), ("w", 0))
+    v, w = analyse(ModelFile.open(tmp_path / "m.onnx")).weights
+    assert (v.tied_to, v.shares) == (("w",), "")
+    assert (w.tied_to, w.shares) == (("v",), "v")
+
+
+def test_two_tensors_of_two_places_are_not(tmp_path: Path) -> None:
+    external(tmp_path / "m.onnx", ("v", 0), ("w", 64))
+    assert [(w.tied_to, w.shares) for w in analyse(ModelFile.open(tmp_path / "m.onnx")).weights] == [((), "")] * 2
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_data_that_is_not_there_changes_nothing_about_weights(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(model_of(name), path, save_as_external_data=True, location="m.bin", size_threshold=2048)
+    with_data = analyse(ModelFile.open(path))
+    (tmp_path / "m.bin").unlink(missing_ok=True)
+    without = analyse(ModelFile.open(path))
+    assert {w.id: without.by_id[w.id] for w in with_data.weights} == with_data.by_id
+
+
+def test_small_external_shapes_do_no_harm(tmp_path: Path) -> None:
+    """All tensors external, those that say shapes too."""
+    model, path = model_of("transformer"), tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="m.bin", size_threshold=0)
+    (tmp_path / "m.bin").unlink()
+    file = ModelFile.open(path)
+    assert_complete(file, analyse(file))
+
+
+def test_a_sparse_weight_is_kept() -> None:
+    model = build("(float[n,4] x) => (float[n,3] y) { y = MatMul(x, w) }", check=False)
+    model.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(tensor("w", np.ones(2, np.float32)), tensor("", np.array([1, 7])), [4, 3])
+    )
+    assert "sparse" in kept(model)["w"]
+
+
+# ---------------------------------------------------------------- names decide nothing, nor does the form
+
+
+@pytest.mark.parametrize("name", EVERY)
+@settings(max_examples=5)
+@given(seed=st.integers(0, 2**32))
+def test_names_decide_nothing(name: str, seed: int) -> None:
+    model = model_of(name)
+    assert nameless(analysed(renamed(model, seed))) == nameless(analysed(model))
+
+
+@pytest.mark.parametrize("name", EVERY)
+@settings(max_examples=3)
+@given(seed=st.integers(0, 2**32))
+def test_the_order_of_the_file_decides_nothing(name: str, seed: int) -> None:
+    model = model_of(name)
+    assert gists(reordered(model, seed)) == gists(model)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@settings(max_examples=3)
+@given(seed=st.integers(0, 2**32))
+def test_the_values_of_weights_decide_nothing(name: str, seed: int) -> None:
+    model = model_of(name)
+    found = analysed(model)
+    other = analysed(with_other_values(model, {w.name for w in found.weights}, seed))
+    assert nameless(other) == nameless(found)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_the_form_of_the_file_decides_nothing(name: str, disguise: str) -> None:
+    model = model_of(name)
+    truth, found = gists(model), gists(DISGUISES[disguise](model))
+    assert {n: g[0] for n, g in found.items()} == {n: g[0] for n, g in truth.items()}
+    assert found == truth
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_shapes_that_are_written_down_decide_nothing(name: str) -> None:
+    model = model_of(name)
+    assert gists(shapes_forgotten(model)) == gists(model)
+
+
+# ---------------------------------------------------------------- the whole network
+
+
+def test_a_network_without_norms_is_said_to_be_so() -> None:
+    assert analysed(model_of("mlp_tanh30")).normless
+    assert not analysed(model_of("resnet_bn")).normless
+    assert not analysed(model_of("norms, gates, residual")).normless
+    assert not analysed(build("(float[n] x) => (float[n] y) { y = Relu(x) }")).normless
+
+
+def test_the_depth_for_layer_scales_is_their_number() -> None:
+    assert analysed(model_of("norms, gates, residual")).depth == 1
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_model_is_left_as_it_is(name: str) -> None:
+    file = ModelFile.of(model_of(name))
+    before = copy(file.proto)
+    analyse(file)
+    assert file.proto == before
+
+
+# ---------------------------------------------------------------- large graphs
+
+
+Block = tuple[list[onnx.NodeProto], dict[str, list[int]]]  # nodes from one value to the next, and what they store
+Step = Callable[[int, str], Block]
+
+
+def chain(blocks: int, step: Step) -> onnx.ModelProto:
+    """Blocks one after another from x to y."""
+    nodes: list[onnx.NodeProto] = []
+    shapes: dict[str, list[int]] = {}
+    at = "x"
+    for i in range(blocks):
+        made, stored = step(i, at)
+        nodes += made
+        shapes |= stored
+        at = made[-1].output[0]
+    nodes.append(helper.make_node("Identity", [at], ["y"]))
+    held = [helper.make_tensor(n, 1, s, bytes(4 * math.prod(s)), raw=True) for n, s in shapes.items()]
+    ends = [helper.make_tensor_value_info(n, 1, [2, 4]) for n in "xy"]
+    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], held)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def node(op: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(op, inputs.split(), [output], **attributes)
+
+
+def residual(i: int, x: str) -> Block:
+    return [
+        node("MatMul", f"{x} w{i}", f"a{i}"), node("Add", f"a{i} b{i}", f"c{i}"), node("Relu", f"c{i}", f"d{i}"),
+        node("MatMul", f"d{i} v{i}", f"e{i}"), node("Add", f"{x} e{i}", f"f{i}"),
+    ], {f"w{i}": [4, 4], f"b{i}": [4], f"v{i}": [4, 4]}  # fmt: skip
+
+
+def normed(i: int, x: str) -> Block:
+    """A norm written out, a gate and a residual sum."""
+    return [
+        node("ReduceMean", x, f"m{i}", axes=[-1]), node("Sub", f"{x} m{i}", f"d{i}"),
+        node("Mul", f"d{i} d{i}", f"q{i}"), node("ReduceMean", f"q{i}", f"v{i}", axes=[-1]),
+        node("Sqrt", f"v{i}", f"s{i}"), node("Div", f"d{i} s{i}", f"n{i}"), node("Mul", f"n{i} g{i}", f"o{i}"),
+        node("MatMul", f"o{i} w{i}", f"h{i}"), node("Sigmoid", f"h{i}", f"z{i}"), node("Mul", f"h{i} z{i}", f"u{i}"),
+        node("Add", f"{x} u{i}", f"f{i}"),
+    ], {f"g{i}": [4], f"w{i}": [4, 4]}  # fmt: skip
+
+
+def shared(i: int, x: str) -> Block:
+    return [node("MatMul", f"{x} w", f"a{i}"), node("Add", f"a{i} b", f"c{i}"), node("Tanh", f"c{i}", f"d{i}")], {
+        "w": [4, 4], "b": [4],
+    }  # fmt: skip
+
+
+def pointwise(i: int, x: str) -> Block:
+    layer = [node("MatMul", "x w", "start")] if i == 0 else []
+    return [*layer, node(("Tanh", "Relu", "Sigmoid")[i % 3], "start" if i == 0 else x, f"a{i}")], {"w": [4, 4]}
+
+
+def moved(i: int, x: str) -> Block:
+    """A weight that is turned again and again before it is used."""
+    made = [node("Transpose", "w" if i == 0 else f"t{i - 1}", f"t{i}")]
+    return [*made, node("MatMul", f"x t{i}", f"a{i}"), node("Relu", f"a{i}", f"r{i}")], {"w": [4, 4]}
+
+
+def steps_of(model: onnx.ModelProto) -> int:
+    """How many functions are called to analyse it: time, without a clock."""
+    file, count = ModelFile.of(model), 0
+
+    def tick(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(tick)
+    try:
+        analyse(file)
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+@pytest.mark.parametrize("step", [residual, normed, shared, pointwise])
+def test_time_grows_with_the_graph_and_no_faster(step: Step) -> None:
+    once, twice = (steps_of(chain(n // len(step(1, "x")[0]), step)) for n in (1250, 2500))
+    assert twice < 2.3 * once
+
+
+@pytest.mark.parametrize("step", [residual, normed, shared, pointwise, moved])
+def test_a_deep_graph_is_walked_without_recursion(step: Step) -> None:
+    found = analysed(chain(3000 // max(1, len(step(1, "x")[0]) - 1), step))
+    assert found.weights
+    assert not found.kept
+
+
+def test_two_thousand_slices_of_one_tensor() -> None:
+    """Every step of an unrolled model reads its own matrix of one stack."""
+
+    def step(i: int, x: str) -> Block:
+        index = helper.make_node("Constant", [], [f"i{i}"], value_int=i)
+        return [index, node("Gather", f"w i{i}", f"m{i}"), node("MatMul", f"{x} m{i}", f"a{i}")], {"w": [800, 4, 4]}
+
+    once, twice = (steps_of(chain(n, step)) for n in (400, 800))
+    assert twice < 2.3 * once
+    (w,) = analysed(chain(800, step)).weights
+    assert (w.blocks, w.fan_in, w.fan_out) == (800, 4, 4)
