@@ -219,7 +219,7 @@ def output_path(model: File, output: File | None = None, *, in_place: bool = Fal
     if output is not None:
         return Path(output)
     model = Path(model)
-    return model if in_place else model.with_name(f"{model.name.removesuffix('.onnx')}.reinit.onnx")
+    return model if in_place else model.parent / f"{model.name.removesuffix('.onnx')}.reinit.onnx"
 
 
 def _counted(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None] | None:

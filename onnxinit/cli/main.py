@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -59,6 +60,7 @@ def run(args: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # names may hold what the terminal's encoding lacks
     try:
         status = cli.main(args, prog_name="onnxinit", standalone_mode=False)
+        sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except OnnxinitError as e:
         click.echo(f"onnxinit: error: {e}", err=True)
@@ -68,6 +70,9 @@ def run(args: Sequence[str] | None = None) -> int:
         return e.exit_code
     except click.Abort:
         return 130
+    except BrokenPipeError:  # whoever read has read enough; what is still in the buffer must go somewhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as e:
         where = f"{e.filename}: " if e.filename else ""
         click.echo(f"onnxinit: error: {where}{e.strerror or e}", err=True)
@@ -79,4 +84,5 @@ def run(args: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the `onnxinit` script and of `python -m onnxinit`."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit like any other leaves no temporary files
     sys.exit(run())

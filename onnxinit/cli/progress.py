@@ -11,25 +11,23 @@ PATIENCE = 1.0  # seconds
 
 
 @contextmanager
-def bar(wanted: bool = True) -> Iterator[Callable[[int, int], None] | None]:
-    """Give a callback that is told (bytes just written, bytes in all), or None where no bar would be seen."""
-    if not (wanted and sys.stderr.isatty()):
+def bar() -> Iterator[Callable[[int, int], None] | None]:
+    """Give a callback that is told (bytes written, bytes in all), or None where nobody would see a bar."""
+    if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    started, done = time.monotonic(), 0
+    started = time.monotonic()
     columns = (TextColumn("writing"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
     task = progress.add_task("writing", total=None)
     with ExitStack() as shown:
 
-        def report(just: int, total: int) -> None:
-            nonlocal done
-            done += just
-            if not progress.live.is_started and time.monotonic() - started > PATIENCE:
+        def told(done: int, total: int) -> None:
+            if not progress.live.is_started and time.monotonic() - started >= PATIENCE:
                 shown.enter_context(progress)
             progress.update(task, completed=done, total=total)
 
-        yield report
+        yield told

@@ -119,7 +119,7 @@ def sections(plan: Plan, weights: Iterable[Weight]) -> Iterator[WeightTable | Ke
         yield Paragraph()
     if plan.kept:
         them = "it is" if len(plan.kept) == 1 else "they are"
-        yield Paragraph((f"kept as {them}: {_tensors(len(plan.kept))}", "bold"))
+        yield Paragraph((f"kept as {them}: {_count(len(plan.kept), 'tensor')}", "bold"))
         yield KeptList(plan.kept)
         yield Paragraph()
     for warning in plan.warnings:
@@ -142,8 +142,9 @@ def summary(found: Inspection) -> Paragraph:
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in found.opsets.items())
     parameters = sum(w.size for w in found.weights)
     model = f"{found.path}: IR version {found.ir_version}, {opsets}; "
-    weights = f"{len(found.weights):,} weights of {parameters:,} parameters, {len(found.kept):,} other tensors"
-    return Paragraph(printable(model), (weights, "bold"))
+    weights = f"{_count(len(found.weights), 'weight')} of {_count(parameters, 'parameter')}, "
+    others = f"{_count(len(found.kept), 'other tensor')}"
+    return Paragraph(printable(model), (weights + others, "bold"))
 
 
 def total(plan: Plan, weights: Sequence[Weight], nbytes: int) -> Paragraph:
@@ -151,7 +152,7 @@ def total(plan: Plan, weights: Sequence[Weight], nbytes: int) -> Paragraph:
     if not weights:
         return Paragraph(("nothing to rewrite: the plan draws no tensor of this model", "bold"))
     parameters = sum(w.size for w in weights)
-    tensors = f"{_tensors(len(weights))}, {parameters:,} parameters, {_size(nbytes)}, seed {plan.seed}"
+    tensors = f"{_count(len(weights), 'tensor')}, {_count(parameters, 'parameter')}, {_size(nbytes)}, seed {plan.seed}"
     return Paragraph((tensors, "bold"))
 
 
@@ -162,8 +163,8 @@ def outcome(path: Path | None, seconds: float) -> Paragraph:
     return Paragraph("wrote ", (printable(str(path)), "bold"), f" in {seconds:.2f} s")
 
 
-def _tensors(count: int) -> str:
-    return f"{count:,} tensor{'s' * (count != 1)}"
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _size(nbytes: float) -> str:
