@@ -42,7 +42,7 @@ def attribute_lists(nodes: Iterable[Node], taken: set[str]) -> Iterator[Kept]:
 def stored_aside(model: onnx.ModelProto, path: str) -> str:
     """Why a stored tensor is kept that no value of the graph is."""
     held = _holder(model, path)
-    if held is None:
+    if held is None or held[0].op_type == "Constant":
         return "stored outside the graph that runs (training information, or a function that nothing calls)"
     node, attribute = held
     return reason_of_attribute(normal_domain(node.domain), node.op_type, attribute.name)

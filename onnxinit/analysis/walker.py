@@ -260,8 +260,8 @@ class Walker:
             if math.prod(site.shape) < _LARGE_TABLE and is_computed(values):
                 return Constant("a computed table that is looked up")
             return self._look_up(site, reading)
-        if reading.role == "positional" and reading.tiles is None:
-            if is_mask(values) or few_values(values, 1):
+        if reading.role == "positional" and math.prod(site.shape) < _LARGE_TABLE:
+            if reading.tiles is None and (is_mask(values) or few_values(values, 1)):
                 return Constant("a mask, or another table of two or three values")
             return Constant("a computed table of positions") if is_computed(values) else reading
         return reading

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from onnxinit.analysis.activations import by_name
 from onnxinit.analysis.operators.standard import look_up
@@ -169,7 +168,7 @@ vectors("RMSNormRotary", domain=MICROSOFT, holds={1: "norm_scale (d)"}, keeps={3
 @row("RelativePositionBias", domain=MICROSOFT, holds={0: "positional (buckets, heads)"})
 def relative_positions(site: Site) -> Reading | None:
     """RelativePositionBias: a table (buckets, heads) that is looked up by distances."""
-    return replace(look_up(site, 0), role="positional") if site.at == 0 and len(site.shape) == 2 else None
+    return Reading("positional", look_up(site, 0).tiles) if site.at == 0 and len(site.shape) == 2 else None
 
 
 @row(

@@ -29,9 +29,7 @@ from onnxinit.analysis.weight import Kind
 _CONV = {1: "weight (M, C/g, k...)", 2: "bias (M)"}
 _TRANSPOSED = "weight (C, M/g, k...), fan_in divided by the strides"
 _DEPTHWISE = "weight (C, 1, k...), a block for every channel"
-BLOCKED = (
-    "a {} in the blocked layout of one processor: kept; re-initialise the model, then let ONNX Runtime optimise it"
-)
+_BLOCKED = "a {} in the blocked layout of one processor: take the model as it was before ONNX Runtime optimised it so"
 
 
 @row("Conv", holds=_CONV)
@@ -125,7 +123,7 @@ def depthwise(site: Site, weight: int, bias: int) -> Reading | None:
     return Reading("weight", tiles, groups=channels, output=out_value(node), source=node.input(0))
 
 
-keep("Conv", domain="com.microsoft.nchwc", inputs={1: BLOCKED.format("kernel"), 2: BLOCKED.format("bias")})
+keep("Conv", domain="com.microsoft.nchwc", inputs={1: _BLOCKED.format("kernel"), 2: _BLOCKED.format("bias")})
 
 # ---------------------------------------------------------------- matrix products
 

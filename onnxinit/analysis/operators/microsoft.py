@@ -58,9 +58,7 @@ vectors(
 def embed_layer_norm(site: Site) -> Reading | None:
     """EmbedLayerNormalization: word, position and segment tables, gamma, beta."""
     if site.at in (2, 3, 4) and len(site.shape) == 2:
-        reading = look_up(site, 0)
-        role = "positional" if site.at == 3 else "embedding"
-        return Reading(role, reading.tiles, output=reading.output)
+        return Reading("positional" if site.at == 3 else "embedding", look_up(site, 0).tiles)
     role_of = {5: "norm_scale", 6: "norm_shift"}.get(site.at)
     return vector(role_of, site) if role_of else None
 
@@ -74,7 +72,7 @@ def word_conv_embedding(site: Site) -> Reading | None:
     """WordConvEmbedding: characters are looked up and convolved; tanh and the largest over the word follow."""
     node, shape = site.node, site.shape
     if site.at == 3 and len(shape) == 2:
-        return look_up(site, 0)
+        return Reading("embedding", look_up(site, 0).tiles)
     if site.at == 2:
         return Reading("bias", layer=node.input(1), output=out_value(node))
     if site.at != 1 or len(shape) != 4:

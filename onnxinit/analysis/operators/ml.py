@@ -11,9 +11,9 @@ from onnxinit.analysis.operators.table import ML, Key
 from onnxinit.analysis.view import Node
 
 _LINEAR = "{attribute} of {op} are held in an attribute, which this version does not rewrite"
-_TREE = "part of the decision trees of {op}, which are grown, not drawn"
-_SUPPORT = "part of the support vector machine of {op}, which holds examples it was fitted to"
-_PREPARED = "{attribute} of {op} prepare the input and were fitted to data, not trained"
+_TREE = "part of {op}, whose trees are grown, not drawn"
+_SUPPORT = "part of {op}, which holds the examples that it was fitted to"
+_PREPARED = "{attribute} of {op}, which prepares the input and was fitted to data, not trained"
 _TERMS = "weights of the terms that {op} counts"
 
 _TREE_ATTRIBUTES = (

@@ -6,7 +6,6 @@ A row reads an integer operand just as its float sibling's row reads a float one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from onnxinit.analysis.operators.layers import convolution, dense, transposed_convolution
 from onnxinit.analysis.operators.standard import look_up
@@ -81,7 +80,7 @@ _FACTORS = {0: "weight (..., M, K)", 1: "weight (..., K, N)"}
 def matmul_integer(site: Site) -> Reading | None:
     """MatMulInteger and what fuses a scale and a bias to it: as MatMul."""
     node = site.node
-    if site.at in (4, 6):
+    if site.at == {"DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}.get(node.op):
         return vector("bias", site, layer=1)
     return dense(site, site.at, False, out_value(node), node.input(1 - site.at)) if site.at < 2 else None
 
@@ -181,7 +180,7 @@ def qembed_layer_norm(site: Site) -> Reading | None:
     if site.at not in _EMBEDDED:
         return None
     role = role_of(_EMBEDDED[site.at])
-    return replace(look_up(site, 0), role=role) if site.at < 5 else vector(role, site)
+    return Reading(role, look_up(site, 0).tiles) if site.at < 5 else vector(role, site)
 
 
 # ---------------------------------------------------------------- pointwise and pooling

@@ -25,6 +25,7 @@ NARROW = frozenset(
 )
 WIDE = frozenset({int(TensorProto.INT32), int(TensorProto.INT16), int(TensorProto.UINT16)})
 
+_NOUNS = {"positional": "position table"}
 _MOVES = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice"})
 
 # Domains whose operators the tables name.
@@ -61,10 +62,12 @@ def quantised(site: Site, role: str, dtype: int) -> str | None:
         dtype: Its ONNX element type.
     """
     node = site.node
-    turned = "DequantizeLinear" in site.trail.via or _is_turned(node)
-    if not turned and (role == "embedding" or (dtype not in NARROW and not _is_quantised(node))):
+    known = "DequantizeLinear" in site.trail.via or _is_turned(node) or _is_quantised(node)
+    if not known and (dtype not in NARROW or role == "embedding"):
         return None
-    return f"a quantised {role.replace('_', ' ')} of {node.op}, whose values this version does not draw"
+    return (
+        f"a quantised {_NOUNS.get(role, role.replace('_', ' '))} of {node.op}, whose values this version does not draw"
+    )
 
 
 def _is_turned(node: Node) -> bool:

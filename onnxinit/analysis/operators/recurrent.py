@@ -50,10 +50,10 @@ def recurrent(site: Site) -> Reading | None:
     """LSTM, GRU, RNN: W (dirs, gates*h, i), R (dirs, gates*h, h), B (dirs, 2*gates*h), P (dirs, 3*h)."""
     node, shape = site.node, site.shape
     gates = GATES["LSTM" if "LSTM" in node.op else node.op]
-    if site.at not in (1, 2, 3, 7) or len(shape) < 2 or (site.at == 7 and "LSTM" not in node.op):
+    rank = {1: 3, 2: 3, 3: 2, 7: 2 if "LSTM" in node.op else -1}
+    if len(shape) != rank.get(site.at):
         return None
     g, dirs = len(gates), shape[0]
-    reading_of = {1: "input_weight", 2: "recurrent_weight", 3: "bias", 7: "peephole"}
     out, source = out_value(node), node.input(0)
     if site.at == 7:
         return Reading("peephole", [batch(dirs), [(3, "block"), (shape[1] // 3, "out")]], output=out, source=source)
@@ -61,10 +61,11 @@ def recurrent(site: Site) -> Reading | None:
         names = tuple(f"{half}.{gate}" for half in ("Wb", "Rb") for gate in gates) * dirs
         tiles: list[list[Tile]] = [batch(dirs), [(2 * g, "block"), (shape[1] // (2 * g), "out")]]
         return Reading("bias", tiles, output=out, source=source, names=names, layer=node.input(1))
+    role = "input_weight" if site.at == 1 else "recurrent_weight"
     gated: list[list[Tile]] = [[(g, "block"), (shape[1] // g, "out")], [(shape[2], "in")]]
     if node.op == "DynamicQuantizeLSTM":  # stored transposed: (dirs, i, 4*h)
         gated = [[(shape[1], "in")], [(g, "block"), (shape[2] // g, "out")]]
-    return Reading(reading_of[site.at], [batch(dirs), *gated], output=out, source=source, names=gates * dirs)
+    return Reading(role, [batch(dirs), *gated], output=out, source=source, names=gates * dirs)
 
 
 @row("AttnLSTM", domain=MICROSOFT, holds={**_LSTM, **_ATTENTION}, keeps=_STATES)
@@ -72,6 +73,8 @@ def attention_lstm(site: Site) -> Reading | None:
     """AttnLSTM: an LSTM, and the layers of an additive attention over a memory at input 11."""
     if site.at not in _ATTENTION:
         return recurrent(site)
-    if site.at == 10:
+    if site.at == 10 and len(site.shape) == 2:
         return Reading("weight", [batch(site.shape[0]), [(site.shape[-1], "in")]])
+    if len(site.shape) != 3:
+        return None
     return Reading("weight", matrix(site.shape), source=site.node.input(11 if site.at == 9 else 0))

@@ -1,0 +1,44 @@
+"""Models of ONNX Runtime's own operators for the tests: run them, and take their weights apart as the analysis says."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from graphs import Array, Given, analysed
+
+from onnxinit.analysis.weight import Weight
+
+Shapes = dict[str, Given]
+Floats = npt.NDArray[np.float32]
+
+
+def run(model: onnx.ModelProto, **feed: Array) -> list[Array]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, feed))
+
+
+def stored(model: onnx.ModelProto, name: str) -> Array:
+    return next(onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name == name)
+
+
+def blocks(model: onnx.ModelProto, weight: Weight) -> list[Array]:
+    """The matrices (out, in, *kernel) of a weight, in order."""
+    assert weight.layout is not None
+    return [b for part in weight.layout.parts for b in part.to_canonical(stored(model, weight.name))]
+
+
+def drawn(*shape: int) -> Floats:
+    return np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
+
+
+def reasons(model: onnx.ModelProto) -> dict[str, str]:
+    return {k.id: k.reason for k in analysed(model).kept}
+
+
+def softmax(scores: Array) -> Array:
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.asarray(e / e.sum(-1, keepdims=True))
