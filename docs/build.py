@@ -7,6 +7,7 @@ README.md         the short list of schemes, between its two markers
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COMMAND = "onnxinit reinit models/resnet_bn.onnx --scheme he --dry-run"
+COMMAND = "onnxinit reinit models/transformer.onnx --scheme he --dry-run"
 WIDTH = 110
 MARKS = "<!-- schemes: made by docs/build.py -->", "<!-- end of schemes -->"
 
@@ -39,7 +40,20 @@ def picture() -> str:
         console.print(Text.from_ansi(printed()), soft_wrap=True)
         svg = console.export_svg(title=COMMAND, unique_id="reinit")
     svg = re.sub(r"\s*@font-face \{[^}]*\}", "", svg)
-    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+    svg = re.sub(r'<text class="(\S+)" x="(\S+)" y="(\S+)" textLength="(\S+)" [^>]*>([^<]*)</text>', _placed, svg)
+    return "\n".join(line.rstrip() for line in svg.splitlines() if line.strip()) + "\n"
+
+
+def _placed(found: re.Match[str]) -> str:
+    """A run of text as words, each at its own place: no viewer then has to know how wide a blank is."""
+    style, x, y, length, escaped = found.groups()
+    text = html.unescape(escaped).replace("\xa0", " ")
+    width = float(length) / len(text)
+    return "".join(
+        f'<text class="{style}" x="{float(x) + width * word.start():.1f}" y="{y}" '
+        f'textLength="{width * len(word[0]):.1f}">{html.escape(word[0])}</text>'
+        for word in re.finditer(r"\S+", text)
+    )
 
 
 def reference() -> str:

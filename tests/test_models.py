@@ -14,6 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 FOLDER = Path(__file__).parent.parent / "models"
+FILES = [p for p in FOLDER.glob("*.onnx") if not p.name.endswith(".reinit.onnx")]  # what a reader may have made there
 NAMES = ["resnet_bn", "mlp_tanh30", "unet_depthwise", "bilstm_tagger", "transformer", "cnn_int8"]
 FEEDS = {
     "resnet_bn": {"image": (3, 3, 32, 32)},
@@ -45,11 +46,11 @@ def script() -> ModuleType:
 
 
 def test_every_builder_has_its_file_and_every_file_its_builder(script: ModuleType) -> None:
-    assert sorted(script.BUILDERS) == sorted(NAMES) == sorted(p.stem for p in FOLDER.glob("*.onnx"))
+    assert sorted(script.BUILDERS) == sorted(NAMES) == sorted(p.stem for p in FILES)
 
 
 def test_the_files_are_small() -> None:
-    assert sum(p.stat().st_size for p in FOLDER.glob("*.onnx")) < 1_000_000
+    assert sum(p.stat().st_size for p in FILES) < 1_000_000
 
 
 @pytest.mark.parametrize("name", NAMES)
