@@ -63,10 +63,10 @@ class Walker:
         self.read = read
         self._described = operators or {}
 
-    def _row(self, node: Node) -> Row | None:
-        """The row of an operator: as a user describes it, or the table's own."""
+    def _reads(self, node: Node) -> bool:
+        """Whether a table knows an operator as one with weights."""
         key = node.domain, node.op
-        return self._described.get(key) or OPERATORS.get(key)
+        return key in OPERATORS or key in self._described
 
     def readings(self, value: Value) -> list[Found]:
         """What the uses of a stored tensor say, in topological order."""
@@ -173,7 +173,7 @@ class Walker:
         other = node.input(1 - at) if node.op == "Add" and len(node.inputs) == 2 else None
         if other is not None and not other.tensor and self.flow.layer_behind(other) is not None:
             return None  # the bias of a layer of stored data
-        if self._row(node) is not None and not (at == 0 and node.op.endswith("Normalization")):
+        if self._reads(node) and not (at == 0 and node.op.endswith("Normalization")):
             return None
         shape = out.shape
         if shape is None:
@@ -191,8 +191,10 @@ class Walker:
         def values() -> npt.NDArray[np.generic] | None:
             return self.read(value.tensor)
 
-        known = kept(node, at)
-        if known is not None and (node.domain, node.op) not in self._described:
+        described = self._described.get((node.domain, node.op))
+        if described is not None and (said := described(site)) is not None:
+            return said
+        if (known := kept(node, at)) is not None:
             return Constant(known)
         if _size(value) == 1 and math.prod(site.shape) > 1:
             return Constant("one value spread over many")
@@ -208,7 +210,7 @@ class Walker:
             return Constant("one repeated value")
         if site.trail.derived and is_binary(values):
             return Constant("a mask in the making of a weight")
-        row = self._row(node)
+        row = OPERATORS.get((node.domain, node.op))
         if row is not None:
             reading = row(site)
             if reading is None and at == 0 and node.op in ("Conv", "ConvTranspose") and not few_values(values):
@@ -227,7 +229,7 @@ class Walker:
     def _read_composed(self, site: Site, values: Callable[[], npt.NDArray[np.generic] | None]) -> Verdict | None:
         """A part of another weight: the gain of a normalised or standardised kernel, a mask, a factor."""
         node = site.node
-        if self._row(node) is not None and node.op != "BatchNormalization":
+        if self._reads(node) and node.op != "BatchNormalization":
             return None
         if node.op in ("Sin", "Cos"):
             return None

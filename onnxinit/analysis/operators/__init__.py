@@ -15,7 +15,8 @@ from onnxinit.analysis.operators import standard as _standard
 from onnxinit.analysis.operators.attention import packed
 from onnxinit.analysis.operators.custom import load_operators, load_plugins
 from onnxinit.analysis.operators.ml import ATTRIBUTES, held_in_attributes, reason_of_attribute
-from onnxinit.analysis.operators.reasons import DOMAINS, NARROW, WIDE, kept, quantised, reason
+from onnxinit.analysis.operators.quantised import FACTORS, PARAMETERS
+from onnxinit.analysis.operators.reasons import DOMAINS, NARROW, WIDE, kept, quantised, reason, turned_by
 from onnxinit.analysis.operators.table import (
     HOLDS,
     KEEPS,
@@ -28,6 +29,8 @@ from onnxinit.analysis.operators.table import (
     Row,
     Site,
     out_value,
+    row,
+    vectors,
 )
 from onnxinit.analysis.operators.weightless import NO_WEIGHTS
 
@@ -37,6 +40,7 @@ FAMILIES = (_layers, _recurrent, _standard, _attention, _experts, _microsoft, _q
 __all__ = [
     "ATTRIBUTES",
     "DOMAINS",
+    "FACTORS",
     "FAMILIES",
     "HOLDS",
     "KEEPS",
@@ -46,6 +50,7 @@ __all__ = [
     "NHWC",
     "NO_WEIGHTS",
     "OPERATORS",
+    "PARAMETERS",
     "WIDE",
     "Key",
     "Reading",
@@ -60,4 +65,7 @@ __all__ = [
     "quantised",
     "reason",
     "reason_of_attribute",
+    "row",
+    "turned_by",
+    "vectors",
 ]

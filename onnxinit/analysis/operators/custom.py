@@ -15,14 +15,14 @@ matrices (bias, norm_scale ...) needs no axes. What is described so comes before
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args
 
-from onnxinit.analysis.operators.table import OPERATORS, Key, Reading, Row, Site, out_value
+from onnxinit.analysis.operators.table import Key, Reading, Row, Site, out_value
 from onnxinit.analysis.trail import Tile
 from onnxinit.analysis.weight import FAN_ROLES, ROLES, Kind
 from onnxinit.errors import ModelError, SchemeError
@@ -113,15 +113,13 @@ def load_operators(path: Path | str) -> dict[Key, Row]:
         if operand.input in inputs:
             raise SchemeError(f"{operand.where} describes input {operand.input} of {operand.key[1]} again: remove one")
         inputs[operand.input] = operand
-    return {key: _row(key, inputs) for key, inputs in operands.items()}
+    return {key: _row(inputs) for key, inputs in operands.items()}
 
 
-def _row(key: Key, operands: Mapping[int, _Operand]) -> Row:
-    own = OPERATORS.get(key)
-
+def _row(operands: Mapping[int, _Operand]) -> Row:
     def read(site: Site) -> Reading | None:
         operand = operands.get(site.at)
-        return operand.read(site) if operand is not None else own(site) if own is not None else None
+        return operand.read(site) if operand is not None else None
 
     return read
 
@@ -135,7 +133,9 @@ def _operand(where: str, entry: Mapping[str, Any]) -> _Operand:
     missing = [name for name in _NEEDED if name not in entry]
     if missing:
         raise SchemeError(f"{where} does not say {' nor '.join(missing)}")
-    role = entry["role"]
+    role, at = entry["role"], entry["input"]
+    if at < 0:
+        raise SchemeError(f"{where}: input = {at} is not a whole number from 0 on")
     if role not in _LEARNED:
         raise SchemeError(f"{where}: there is no role {role!r}{_near(role, _LEARNED)}")
     axes = tuple(_axis(where, a) for a in entry.get("axes", ()))
@@ -145,20 +145,24 @@ def _operand(where: str, entry: Mapping[str, Any]) -> _Operand:
     if any(a.count == 0 for a in axes) != bool(groups):
         raise SchemeError(f'{where}: groups = "attribute" and an axis "g*out" or "g*in" go together')
     domain = entry.get("domain", "")
-    return _Operand(where, ("" if domain == "ai.onnx" else domain, entry["op"]), entry["input"], role, axes, groups)
+    return _Operand(where, ("" if domain == "ai.onnx" else domain, entry["op"]), at, role, axes, groups)
 
 
 def _axis(where: str, text: object) -> _Axis:
     count, star, kind = str(text).rpartition("*")
     words = [k for k in _KINDS if k == kind.strip()]
     number = count.strip()
-    if not words or (star and number != "g" and not (number.isdecimal() and int(number) > 0)):
+    if (
+        not words
+        or not isinstance(text, str)
+        or (star and number != "g" and not (number.isdecimal() and int(number) > 0))
+    ):
         raise SchemeError(f"{where}: {text!r} is no axis: out, in, kernel or block, or such as 3*out or g*out")
     return _Axis(words[0], 1 if not star else 0 if number == "g" else int(number))
 
 
-def _near(name: str, known: object) -> str:
-    names = list(known) if isinstance(known, (Mapping, tuple)) else []
+def _near(name: str, known: Iterable[str]) -> str:
+    names = list(known)
     close = get_close_matches(name, names, 1)
     return f": did you mean {close[0]!r}?" if close else f": it takes {', '.join(names)}"
 

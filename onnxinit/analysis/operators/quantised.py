@@ -1,6 +1,7 @@
 """Quantised operators: how their integer weights lie, and which operands are scales and zero points.
 
-A row reads an integer operand just as its float sibling's row reads a float one; what is read so is kept today.
+A row reads an integer operand just as its float sibling's row reads a float one; `PARAMETERS` and `FACTORS` say where
+its scale and zero point are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from onnxinit.analysis.operators.table import (
     PACKED,
     SCALE,
     ZERO_POINT,
+    Key,
     Reading,
     Site,
     keep,
@@ -29,6 +31,29 @@ from onnxinit.analysis.operators.table import (
 def _scales(*scales: int, zeros: tuple[int, ...] = ()) -> Mapping[int, str]:
     return {**dict.fromkeys(scales, SCALE), **dict.fromkeys(zeros, ZERO_POINT)}
 
+
+# By operator, for each quantised operand: the inputs of its scale and zero point, -1 where the operator has none.
+PARAMETERS: Mapping[Key, Mapping[int, tuple[int, int]]] = {
+    **{(domain, "QLinearConv"): {3: (4, 5)} for domain in ("", MICROSOFT, NHWC)},
+    (NHWC, "QLinearConvTranspose"): {3: (4, 5)},
+    ("", "QLinearMatMul"): {0: (1, 2), 3: (4, 5)},
+    ("", "ConvInteger"): {1: (-1, 3)},
+    ("", "MatMulInteger"): {0: (-1, 2), 1: (-1, 3)},
+    (MICROSOFT, "MatMulInteger16"): {0: (-1, -1), 1: (-1, -1)},
+    (MICROSOFT, "DynamicQuantizeMatMul"): {1: (2, 3)},
+    (MICROSOFT, "MatMulIntegerToFloat"): {0: (2, 4), 1: (3, 5)},
+    (MICROSOFT, "QGemm"): {0: (1, 2), 3: (4, 5)},
+    (MICROSOFT, "DynamicQuantizeLSTM"): {1: (8, 9), 2: (10, 11)},
+    (MICROSOFT, "QAttention"): {1: (4, 7)},
+    (MICROSOFT, "QEmbedLayerNormalization"): {i: (i + 6, i + 11) for i in range(2, 7)},
+    (MICROSOFT, "MatMulNBits"): {1: (2, 3)},
+}
+# By operator, for its int32 bias: the inputs of the two scales whose product is the bias's.
+FACTORS: Mapping[Key, Mapping[int, tuple[int, int]]] = {
+    **{(domain, "QLinearConv"): {8: (1, 4)} for domain in ("", MICROSOFT, NHWC)},
+    (NHWC, "QLinearConvTranspose"): {8: (1, 4)},
+    (MICROSOFT, "QGemm"): {6: (1, 4)},
+}
 
 # ---------------------------------------------------------------- between float and integer
 
@@ -117,8 +142,34 @@ def qordered_matmul(site: Site) -> Reading | None:
 
 # ---------------------------------------------------------------- weights in packed forms
 
+
+@row(
+    "MatMulNBits",
+    domain=MICROSOFT,
+    holds={1: "weight (N, K/block, block), packed", 5: "bias (N)"},
+    keeps=_scales(2, zeros=(3,)),
+)
+def matmul_nbits(site: Site) -> Reading | None:
+    """MatMulNBits: as MatMul by the transpose of (N, K), the last block filled up."""
+    node = site.node
+    if site.at == 5:
+        return vector("bias", site, layer=1)
+    if site.at != 1 or len(site.shape) != 3 or 0 in site.shape:
+        return None
+    n, blocks, size = site.shape
+    stored = blocks * size  # fewer than K where several values share an element, more where the last block is filled up
+    return Reading(
+        "weight",
+        [[(n, "out")], [(blocks, "in")], [(size, "in")]],
+        taps=stored / (node.int_attribute("K", 0) or stored),
+        output=out_value(node),
+        source=node.input(0),
+        fuses=-1,
+        out_axis=0,
+    )
+
+
 for _op, _weights, _held, _kept in (
-    ("MatMulNBits", (1,), {5: "bias (N)"}, _scales(2, zeros=(3,))),
     ("MatMulBnb4", (1,), {}, _scales(2)),
     ("MatMulFpQ4", (1,), {}, {}),
     ("MatMulPacked", (1,), {}, _scales(2)),

@@ -62,7 +62,7 @@ def quantised(site: Site, role: str, dtype: int) -> str | None:
         dtype: Its ONNX element type.
     """
     node = site.node
-    known = "DequantizeLinear" in site.trail.via or _is_turned(node) or _is_quantised(node)
+    known = "DequantizeLinear" in site.trail.via or turned_by(node) is not None or _is_quantised(node)
     if not known and (dtype not in NARROW or role == "embedding"):
         return None
     return (
@@ -70,16 +70,17 @@ def quantised(site: Site, role: str, dtype: int) -> str | None:
     )
 
 
-def _is_turned(node: Node) -> bool:
-    """Whether the integers that a node makes are turned into floats next, at most moved before."""
+def turned_by(node: Node) -> Node | None:
+    """What turns the integers that a node makes into floats next, at most moved before; None where nothing does."""
     for _ in range(4):
         users = [user for out in node.outputs if out is not None for user, _ in out.uses]
-        if any(user.op == "DequantizeLinear" for user in users):
-            return True
+        turning = next((user for user in users if user.op == "DequantizeLinear"), None)
+        if turning is not None:
+            return turning
         if len(users) != 1 or users[0].op not in _MOVES:
-            return False
+            return None
         node = users[0]
-    return False
+    return None
 
 
 def _is_quantised(node: Node) -> bool:
