@@ -265,7 +265,8 @@ def test_the_json_of_an_inspection() -> None:
     assert (bias["scheme"], bias["gain"], bias["std"]) == (None, None, None)
 
 
-def test_a_scheme_of_ones_own(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("own_table")
+def test_a_scheme_of_ones_own() -> None:
     @onnxinit.scheme("test_api_mine")
     def mine(block: onnxinit.Block, *, scale: float = 1.0) -> onnxinit.Distribution:
         """Mine."""

@@ -43,20 +43,22 @@ def asked_std(weight: Weight, spec: Spec, gain: Gain) -> float | None:
 
     Formula: sqrt(E[(g std)^2 + (g mean - M)^2]), M = E[g mean], over the gains and over the parts by their size.
     """
-    if spec.structured:
-        return None
     gains = np.asarray(gain.values if isinstance(gain, Vector) else [gain])
-    shares, laws = zip(*((share, spec.distribution(block)) for share, block in _shares(weight)), strict=True)
-    means = np.outer([law.expectation for law in laws], gains)
-    spreads = np.outer([law.deviation for law in laws], gains)
+    shares, moments = zip(*((share, spec.moments(block)) for share, block in _shares(weight)), strict=True)
+    if None in moments:
+        return None
+    means, spreads = (np.outer(column, gains) for column in zip(*moments, strict=True))
     middle = np.average(means.mean(axis=1), weights=shares)
     return float(np.sqrt(np.average((spreads**2 + (means - middle) ** 2).mean(axis=1), weights=shares)))
 
 
 def _shares(weight: Weight) -> Iterator[tuple[float, Block]]:
-    """Each part's share of the elements, and its block."""
+    """Each block and its share of the elements; one block for all of a part where they have no names to differ by."""
     parts = parts_of(weight)
     if not parts:
         yield 1.0, block_of(weight, None)
     for part in parts:
-        yield math.prod(part.shape) / weight.size if weight.size else 1.0, block_of(weight, part)
+        count = len(part.names) or 1
+        share = math.prod(part.shape) / count / weight.size if weight.size else 1.0
+        for index in range(count):
+            yield share, block_of(weight, part, index)

@@ -55,7 +55,7 @@ def bias_uniform(block: Block) -> Distribution:
     return Distribution.uniform(-limit, limit)
 
 
-@scheme("forget_bias", exact_to="bytes")
+@scheme("forget_bias", exact_to="bytes", moments=lambda block, *, value: (_forget(block, value), 0.0))
 def forget_bias(block: Block, stream: Stream, *, value: float = 1.0) -> Floats:
     """Biases of an LSTM: zero, and one for the forget gate (its input half; the recurrent half is zero).
 
@@ -68,7 +68,11 @@ def forget_bias(block: Block, stream: Stream, *, value: float = 1.0) -> Floats:
         stream: The random bits.
         value: The bias of the forget gate.
     """
-    return np.full(block.shape, value if block.name == "Wb.f" else 0.0, block.dtype)
+    return np.full(block.shape, _forget(block, value), block.dtype)
+
+
+def _forget(block: Block, value: float) -> float:
+    return value if block.name == "Wb.f" else 0.0
 
 
 @scheme("layer_scale", symmetric=True)

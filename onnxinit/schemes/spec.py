@@ -84,6 +84,17 @@ class Spec:
             raise SchemeError(f"the scheme '{self.name}' returned {type(law).__name__} in place of a Distribution")
         return law
 
+    def moments(self, block: Block) -> tuple[float, float] | None:
+        """Mean and standard deviation of a block's values at gain 1; None where a structured scheme states none.
+
+        Raises:
+            SchemeError: The scheme cannot draw the block.
+        """
+        if not self.structured:
+            law = self.distribution(block)
+            return law.expectation, law.deviation
+        return self.scheme.moments(block, **self.values) if self.scheme.moments else None
+
     def draw(self, block: Block, stream: Stream) -> Floats:
         """One block of a structured scheme at gain 1: an array of block.shape and block.dtype.
 

@@ -23,7 +23,11 @@ def _matrix(block: Block) -> tuple[int, int]:
     return block.shape[0], math.prod(block.shape[1:])
 
 
-@scheme("orthogonal", gain=True)
+def _orthogonal_moments(block: Block) -> tuple[float, float]:
+    return 0.0, 1 / math.sqrt(max(1, *_matrix(block)))
+
+
+@scheme("orthogonal", gain=True, moments=_orthogonal_moments)
 def orthogonal(block: Block, stream: Stream) -> Floats:
     """Orthonormal rows or columns (whichever are fewer) of the matrix (out, in * kernel), of Haar's law, per block.
 
@@ -35,7 +39,13 @@ def orthogonal(block: Block, stream: Stream) -> Floats:
     return haar(*_matrix(block), stream, block.dtype).reshape(block.shape)
 
 
-@scheme("delta_orthogonal", gain=True)
+def _ones(block: Block) -> float:
+    """The share of a block that as many ones make up as fit on the diagonal of its centre tap."""
+    rows, cols = _matrix(block)
+    return min(block.shape[:2]) / (rows * cols) if rows * cols else 0.0
+
+
+@scheme("delta_orthogonal", gain=True, moments=lambda block: (0.0, math.sqrt(_ones(block))))
 def delta_orthogonal(block: Block, stream: Stream) -> Floats:
     """An orthogonal matrix at the kernel's centre, zero elsewhere; without a kernel the same as orthogonal.
 
@@ -59,7 +69,18 @@ def delta_orthogonal(block: Block, stream: Stream) -> Floats:
     return w
 
 
-@scheme("identity", aliases={"eye": {}, "dirac": {}, "irnn": {}}, gain=True, exact_to="bytes")
+def _identity_moments(block: Block) -> tuple[float, float]:
+    share = _ones(block)
+    return share, math.sqrt(share - share**2)
+
+
+@scheme(
+    "identity",
+    aliases={"eye": {}, "dirac": {}, "irnn": {}},
+    gain=True,
+    exact_to="bytes",
+    moments=_identity_moments,
+)
 def identity(block: Block, stream: Stream) -> Floats:
     """Each output is the input of its number: a rectangular identity, for kernels at the centre tap (dirac).
 
@@ -77,7 +98,16 @@ def identity(block: Block, stream: Stream) -> Floats:
     return w
 
 
-@scheme("sparse", exact_to="bytes")
+def _nonzeros(n: int, nonzeros: int, sparsity: float | None) -> int:
+    return min(nonzeros, n) if sparsity is None else n - math.ceil(sparsity * n)
+
+
+def _sparse_moments(block: Block, *, nonzeros: int, sparsity: float | None, std: float) -> tuple[float, float]:
+    n = _matrix(block)[1]
+    return 0.0, std * math.sqrt(_nonzeros(n, nonzeros, sparsity) / n) if n else 0.0
+
+
+@scheme("sparse", exact_to="bytes", moments=_sparse_moments)
 def sparse(
     block: Block,
     stream: Stream,
@@ -101,7 +131,7 @@ def sparse(
         std: The standard deviation of the non-zero weights.
     """
     units, n = _matrix(block)
-    kept = min(nonzeros, n) if sparsity is None else n - math.ceil(sparsity * n)
+    kept = _nonzeros(n, nonzeros, sparsity)
     mask = _choose(units, n, kept, stream)
     values = np.empty(units * kept, block.dtype)
     stream.normal(values)
@@ -134,7 +164,11 @@ def _unit_vectors(block: Block, stream: Stream, *, exact: bool) -> Floats:
     return (w / norms).astype(block.dtype).reshape(block.shape)
 
 
-@scheme("normalized", gain=True, make_if=("exact", _unit_vectors))
+def _unit_moments(block: Block, *, exact: bool) -> tuple[float, float]:
+    return 0.0, 1 / math.sqrt(max(1, _matrix(block)[1]))
+
+
+@scheme("normalized", gain=True, make_if=("exact", _unit_vectors), moments=_unit_moments)
 def normalized(block: Block, *, exact: bool = False) -> Distribution:
     """Normal, each unit's incoming vector of unit length: on average, or exactly.
 

@@ -76,6 +76,8 @@ class Scheme:
         law: For independent schemes: (block, **params) -> Distribution, at gain 1.
         make: For structured schemes: (block, stream, **params) -> array of block.shape, at gain 1.
         make_if: The flag parameter that picks `make` where a scheme has both, else "".
+        moments: For structured schemes, where they are known: (block, **params) -> mean and standard deviation of what
+            `make` draws.
         paper: (params, downstream activations) -> the gain of the paper.
         check: Raises SchemeError for parameters that do not go together.
     """
@@ -93,6 +95,7 @@ class Scheme:
     law: Callable[..., Any] | None = None
     make: Callable[..., Any] | None = None
     make_if: str = ""
+    moments: Callable[..., tuple[float, float]] | None = None
     paper: Callable[[Params, Sequence[Activation]], float] | None = None
     check: Callable[[Params], None] | None = None
 
@@ -165,6 +168,7 @@ def scheme(
     paper: Callable[[Params, Sequence[Activation]], float] | None = None,
     check: Callable[[Params], None] | None = None,
     make_if: tuple[str, Callable[..., Any]] | None = None,
+    moments: Callable[..., tuple[float, float]] | None = None,
 ) -> Callable[[Function], Function]:
     """Register a function as a scheme.
 
@@ -185,6 +189,7 @@ def scheme(
         paper: The gain that gain=paper stands for, from parameters and downstream activations; 1 if left out.
         check: Raises SchemeError for parameters that do not go together.
         make_if: A flag parameter, and the structured function that takes over where it is set.
+        moments: Mean and standard deviation of what a structured function draws, from the block and the parameters.
 
     Returns:
         The decorator; it gives the function back as it was.
@@ -219,6 +224,7 @@ def scheme(
                 law=None if structured else function,
                 make=function if structured else make_if[1] if make_if else None,
                 make_if=make_if[0] if make_if else "",
+                moments=moments,
                 paper=paper,
                 check=check,
             )

@@ -242,6 +242,13 @@ def test_a_scheme_without_its_fan_names_the_weight() -> None:
     )
 
 
+def test_a_structured_scheme_needs_a_matrix() -> None:
+    with pytest.raises(
+        SchemeError, match=r"^the weight 'conv.bias' .* cannot be drawn by orthogonal, the rule .* no matrix"
+    ):
+        make_plan(MODEL, rules=["conv.bias=orthogonal"])
+
+
 def test_a_bias_has_the_fan_in_of_its_layer() -> None:
     model = analysis(weight("b", "bias", (8,), fan_in=36.0))
     assert entries(model, rules=["b=bias_uniform"])["b"].std == pytest.approx(1 / 6 / math.sqrt(3))
@@ -258,7 +265,7 @@ def test_a_scheme_that_breaks_symmetry_breaking_is_a_warning(scheme: str) -> Non
     assert warning.startswith(
         "1 weight has the same value everywhere, so that training cannot tell the units apart: conv;"
     )
-    assert not make_plan(MODEL, rules=["role:bias=" + scheme.split(":gain")[0].replace("he", "zeros")]).warnings[1:]
+    assert make_plan(MODEL, rules=["role:bias=zeros"]).warnings == ()
 
 
 def test_delta_orthogonal_where_it_cannot_be() -> None:

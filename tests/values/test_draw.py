@@ -17,7 +17,8 @@ from scipy import stats
 from onnxinit.analysis.weight import Analysis, Part, Weight
 from onnxinit.errors import ModelError, SchemeError
 from onnxinit.plan import Plan, Vector, fit_plan, make_plan
-from onnxinit.sampling import CHUNK
+from onnxinit.sampling import CHUNK, Stream
+from onnxinit.schemes import Block, table
 from onnxinit.values import Values, fresh
 
 DTYPES = {"float": np.float32, "double": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -62,13 +63,13 @@ def test_values_are_by_the_path_of_the_tensor() -> None:
 SCHEMES = ["he", "xavier", "orthogonal", "sparse:nonzeros=3", "identity", "normalized:exact=true", "uniform", "zeros"]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("spec", SCHEMES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_same_bytes_in_any_order_and_selection(scheme: str, dtype: str) -> None:
+def test_the_same_bytes_in_any_order_and_selection(spec: str, dtype: str) -> None:
     weights = [replace(w, dtype=dtype) for w in (conv("a", 64, 1100, (5,)), gemm("b", 30, 20), *lstm("l"))]
-    whole = fresh(make_plan(analysis(*weights), scheme=scheme, seed=5), analysis(*weights))
+    whole = fresh(make_plan(analysis(*weights), scheme=spec, seed=5), analysis(*weights))
     for w in weights:
-        alone = fresh(make_plan(analysis(w), scheme=scheme, seed=5), analysis(w))[w.path]
+        alone = fresh(make_plan(analysis(w), scheme=spec, seed=5), analysis(w))[w.path]
         assert array(alone, shuffled=True).tobytes() == array(whole[w.path]).tobytes()
 
 
@@ -228,12 +229,36 @@ def test_other_structured_schemes_per_block(w: Weight) -> None:
         )
 
 
+@pytest.mark.parametrize("w", MATRICES, ids=lambda w: w.id)
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "orthogonal:gain=3",
+        "delta_orthogonal",
+        "identity:gain=2",
+        "sparse:nonzeros=3",
+        "sparse:sparsity=0.5,std=4",
+        "normalized",
+        "normalized:exact=true,gain=0.5",
+    ],
+)
+def test_the_std_that_structured_schemes_are_asked_for(w: Weight, scheme: str) -> None:
+    plan = make_plan(analysis(w), rules=[f"*={scheme}"])
+    values = drawn(analysis(w), plan)[w.id].astype(np.float64)
+    std = plan.entries[0].std
+    assert std is not None
+    nonzero = np.count_nonzero(values)
+    # The sum of squares is exact for most; the mean, and the sparse normal values, are a sample's.
+    assert values.std() == pytest.approx(std, rel=1e-5 if "identity" in scheme else 5 / math.sqrt(nonzero))
+
+
 def test_forget_gates() -> None:
     [_, _, b] = lstm("lstm", hidden=6)
     values = one(b, "forget_bias")
     expected = np.zeros((2, 8, 6))
     expected[:, 2] = 1  # i, o, f, c of the input half
     np.testing.assert_array_equal(values, expected.reshape(2, 48))
+    assert make_plan(analysis(b)).entries[0].std == pytest.approx(values.std())
 
 
 def test_many_small_blocks_are_drawn_together() -> None:
@@ -294,11 +319,18 @@ def test_a_type_that_is_not_drawn() -> None:
     )
 
 
+@pytest.mark.usefixtures("own_table")
 def test_a_block_that_a_scheme_cannot_draw() -> None:
-    with pytest.raises(
-        SchemeError, match=r"^the weight 'w' \(Conv, float\[\]\) cannot be drawn by orthogonal: a block"
-    ):
-        one(weight("w", "other", ()), "orthogonal")
+    @table.scheme("test_draw_picky")
+    def picky(block: Block, stream: Stream) -> npt.NDArray[np.floating]:
+        """Draws nothing."""
+        raise SchemeError("not this one: take another")
+
+    with pytest.raises(SchemeError) as raised:
+        one(conv("w", 2, 2, ()), "test_draw_picky")
+    assert str(raised.value) == (
+        "the weight 'w' (Conv, float[2, 2]) cannot be drawn by test_draw_picky: not this one: take another"
+    )
 
 
 def test_parts_of_unlike_fans_along_two_axes() -> None:
