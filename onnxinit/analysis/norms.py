@@ -33,8 +33,13 @@ FUSED: Mapping[tuple[str, str], tuple[int, ...]] = {
     },
     **{
         ("com.microsoft", op): (0,)
-        for op in ("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization", "GroupNorm")
+        for op in (
+            *("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization", "GroupNorm"),
+            *("BranchwiseRMSNorm", "GatedRMSNorm"),
+        )
     },
+    ("com.ms.internal.nhwc", "BatchNormalization"): (0,),
+    ("com.ms.internal.nhwc", "InstanceNormalization"): (0,),
     ("com.microsoft", "SkipLayerNormalization"): (0, 1),
     ("com.microsoft", "SkipSimplifiedLayerNormalization"): (0, 1),
     ("com.microsoft", "SkipGroupNorm"): (0, 3),

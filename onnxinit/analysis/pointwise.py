@@ -213,6 +213,7 @@ _TABLE: dict[str, Function] = {
 POINTWISE: Mapping[tuple[str, str], Function] = {
     **{("", op): f for op, f in _TABLE.items()},
     ("com.microsoft", "QuickGelu"): _unary(_swish, alpha=1.702),
+    ("com.microsoft", "ScaledSiLU"): _unary(lambda x, alpha: _swish(alpha * np.asarray(x), 1.0), alpha=1.0),
     ("com.microsoft", "Gelu"): _unary(gelu),
     ("com.microsoft", "FastGelu"): _unary(gelu_tanh),
 }

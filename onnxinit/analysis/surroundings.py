@@ -46,6 +46,7 @@ _SUMS = frozenset({"Add", "Sub", "Sum", "QLinearAdd"})
 _PRODUCTS = frozenset({"Mul", "Div"})
 _PIECES = frozenset({"Split", "Slice", "Gather", "SequenceAt"})
 _MOVES = frozenset({"Cast", "CastLike", "Identity", "Reshape", "Expand", "Unsqueeze", "Squeeze"})
+_GATED_UNITS: Mapping[str, str] = {"SwiGLU": "Swish"}  # f(first operand) times the second
 _GATES = frozenset({"sigmoid", "hardsigmoid"})
 
 # Inputs with the scale and the zero point of what a quantised operator makes.
@@ -186,6 +187,8 @@ class _Down(_Walk):
                 self._found.append(by_name("Swish"))
             elif not (joins and added):
                 self._push(norm.output, added or joins)
+        elif node.op in _GATED_UNITS:
+            self._found.extend([by_name(_GATED_UNITS[node.op])] if at == 0 else [])
         elif (node.domain, node.op) in NAMED:
             self._found.extend([Activation(NAMED[node.domain, node.op])] if at == 0 else [])
         elif node.op in AFTER_BIAS and (activation := fused(node)) is not None:
@@ -319,6 +322,9 @@ class _Up(_Walk):
         node = value.producer
         if node is None:
             return None, []
+        if node.op in _GATED_UNITS:
+            gate = by_name(_GATED_UNITS[node.op])
+            return _gated(gate, LINEAR, gate.name), []
         if (node.domain, node.op) in NAMED:
             return Activation(NAMED[node.domain, node.op]), []
         built_in = fused(node) or self._rectified(node) or _recurrent(node)

@@ -28,6 +28,11 @@ def _row(*ops: str) -> Callable[[Step], Step]:
     return put
 
 
+def moving_operators() -> tuple[str, ...]:
+    """The operators of ONNX that move elements without changing them."""
+    return tuple(sorted(op for op in _STEPS if not op.startswith("@")))
+
+
 def step(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
     """Follow a tensor through one use.
 

@@ -215,7 +215,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path / "acme_operators.py"
     for table, rows in before:
         table.clear()
-        table.update(rows)  # type: ignore[arg-type]
+        table.update(rows)
 
 
 def test_operators_of_other_packages(package: Path) -> None:

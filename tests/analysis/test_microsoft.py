@@ -113,6 +113,19 @@ def test_a_layer_fed_by_one_with_a_function_within() -> None:
     assert [a.name for a in v.upstream] == ["gelu_tanh"]
 
 
+@pytest.mark.parametrize("domain", ["", "com.microsoft."])
+def test_a_gated_unit_in_one_operator(domain: str) -> None:
+    text = (
+        f"(float[n,4] x) => (y) {{ g = MatMul(x, gate) u = MatMul(x, trunk) a = {domain}SwiGLU(g, u)"
+        " y = MatMul(a, down) }"
+    )
+    found = weights(build(text, opset=28, check=False, gate=(4, 6), trunk=(4, 6), down=(6, 4)))
+    assert [a.name for a in found["gate"].downstream] == ["silu"]
+    assert [a.name for a in found["trunk"].downstream] == ["linear"]
+    assert [a.name for a in found["down"].upstream] == ["silu"]
+    assert found["down"].upstream[0].second == found["gate"].downstream[0].second
+
+
 # ---------------------------------------------------------------- experts
 
 ACT = {"relu": lambda z: np.maximum(z, 0), "silu": lambda z: z / (1 + np.exp(-z)), "identity": lambda z: z}
