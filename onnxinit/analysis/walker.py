@@ -16,7 +16,7 @@ import numpy.typing as npt
 from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict
 from onnxinit.analysis.flow import Flow
 from onnxinit.analysis.norms import Norms
-from onnxinit.analysis.operators import OPERATORS, Key, Reading, Row, Site, kept, out_value, quantised, reason
+from onnxinit.analysis.operators import OPERATORS, Key, Reading, Row, Site, kept, out_value, reason
 from onnxinit.analysis.shapes import index_origin, is_one_index
 from onnxinit.analysis.tables import few_values, is_binary, is_computed, is_mask, is_neutral
 from onnxinit.analysis.trail import Tile, Trail
@@ -74,18 +74,6 @@ class Walker:
         if not found and value.uses:
             found = self._statistics(value)
         return sorted(found, key=lambda f: f.site.node.index)
-
-    def quantised(self, value: Value) -> str | None:
-        """Why an integer tensor is kept that holds quantised values, or their scale or zero point; None for others."""
-        for site in sorted(self._sites(value), key=lambda s: s.node.index):
-            verdict = self._judge(site, value)
-            if isinstance(verdict, Reading):
-                found = quantised(site, verdict.role, value.dtype)
-            else:
-                found = kept(site.node, site.at)
-            if found is not None:
-                return found
-        return None
 
     def _sites(self, value: Value) -> Iterator[Site]:
         stack = [(value, Trail.of([n or 0 for n in value.shape or ()]))]
@@ -252,6 +240,8 @@ class Walker:
             shared = stored is not None and len({id(n) for n, _ in stored.uses}) > 1
             if node.op == "InstanceNormalization" or written or shared:
                 return Constant("a scale or shift that does nothing")
+        if reading.role == "weight" and reading.output is not None and self._ends_in_number(reading.output):
+            return Constant("part of a norm that divides a weight")
         if reading.role == "weight" and reading.output is not None and reading.source is not None:
             alone = not self.flow.carries_signal(reading.source) and self.flow.only_periodic(reading.output)
             if alone or self.flow.feeds_sine_and_cosine(reading.output):
@@ -279,6 +269,24 @@ class Walker:
         if index is not None and not self.flow.follows_feed(index) and not self._is_one_row(index):
             return replace(reading, role="positional")
         return reading
+
+    @staticmethod
+    def _ends_in_number(out: Value) -> bool:
+        """Whether a product of stored tensors is multiplied on to one number, as the norm in a spectral norm is."""
+        for _ in range(4):
+            if not out.static or len(out.uses) != 1:
+                return False
+            if _size(out) == 1:
+                return True
+            node = out.uses[0][0]
+            following = out_value(node)
+            if (
+                node.op not in ("MatMul", "Gemm", "Mul", "ReduceSum", "Reshape", "Squeeze", "Transpose")
+                or following is None
+            ):
+                return False
+            out = following
+        return False
 
     @staticmethod
     def _is_data(site: Site, out: Value) -> bool:
