@@ -12,12 +12,13 @@ _KERNELS = frozenset({"weight", "input_weight", "recurrent_weight", "embedding"}
 _SHOWN = 3
 
 
-def advise(entries: Sequence[Entry], kept: Iterable[Left]) -> Iterator[str]:
+def advise(entries: Sequence[Entry], kept: Iterable[Left], held: Iterable[str]) -> Iterator[str]:
     """The warnings of a plan, each one line with the count and the first few ids.
 
     Args:
         entries: What is rewritten.
         kept: What is not.
+        held: Ids of quantised weights whose scales stay.
     """
     alike = [e.id for e in entries if e.role in _KERNELS and _alike(e)]
     if alike:
@@ -34,7 +35,9 @@ def advise(entries: Sequence[Entry], kept: Iterable[Left]) -> Iterator[str]:
     other = [e.id for e in entries if e.role == "other"]
     if other:
         yield f"{_count(other)} a purpose that the graph does not tell: {_some(other)}; --exclude role:other keeps them"
-    quantised = [left.id for left in kept if "quantised values, which" in left.reason]
+    quantised = [
+        left.id for left in kept if left.reason.startswith("a quantised ") or "quantised values, which" in left.reason
+    ]
     if quantised:
         tensors = "tensor holds" if len(quantised) == 1 else "tensors hold"
         yield f"{len(quantised)} {tensors} quantised values and stay as training made them: {_some(quantised)}"
