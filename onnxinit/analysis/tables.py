@@ -16,7 +16,6 @@ import numpy.typing as npt
 Values = Callable[[], "npt.NDArray[np.generic] | None"]
 
 _FEW = 3
-_GRID = 64  # distinct values of a grid of coordinates, each many times; what is rounded to 8 bits holds more
 _UNITS = (math.pi, 1 / math.pi, math.log(2), 1 / math.log(2))
 _CLOSE = 1e-3  # float16 tables are read too
 
@@ -48,14 +47,12 @@ def is_neutral(values: Values) -> bool:
 
 
 def is_computed(values: Values) -> bool:
-    """Whether a table is a mask or a grid of few values, climbs in equal steps, or holds sines and cosines."""
+    """Whether a table is a mask, climbs in equal steps along an axis, or holds sines and cosines."""
     held = values()
     if held is None or held.size < 6:
         return False
     table = held.astype(np.float64)
-    distinct = np.unique(table).size
-    few = 2 <= distinct <= max(_FEW, min(_GRID, table.size // 8))
-    return few or _climbs(table) or _is_sinusoidal(table)
+    return 2 <= np.unique(table).size <= _FEW or _climbs(table) or _is_sinusoidal(table)
 
 
 def _climbs(table: npt.NDArray[np.float64]) -> bool:
