@@ -39,17 +39,21 @@ def block_of(weight: Weight, part: Part | None, index: int = 0) -> Block:
 
 
 def asked_std(weight: Weight, spec: Spec, gain: Gain) -> float | None:
-    """The standard deviation of all values of the tensor that scheme and gain ask for; None where it is not stated.
+    """The standard deviation that scheme and gain ask for, over the whole tensor; None where none is stated or finite.
 
     Formula: sqrt(E[(g std)^2 + (g mean - M)^2]), M = E[g mean], over the gains and over the parts by their size.
     """
-    gains = np.asarray(gain.values if isinstance(gain, Vector) else [gain])
-    shares, moments = zip(*((share, spec.moments(block)) for share, block in _shares(weight)), strict=True)
-    if None in moments:
+    gains = gain.values if isinstance(gain, Vector) else (gain,)
+    g = math.fsum(gains) / max(1, len(gains))
+    apart = math.hypot(*(x - g for x in gains)) / math.sqrt(max(1, len(gains)))
+    blocks = [(share, spec.moments(block)) for share, block in _shares(weight)]
+    known = [(share, *moments) for share, moments in blocks if moments is not None]
+    if len(known) < len(blocks):
         return None
-    means, spreads = (np.outer(column, gains) for column in zip(*moments, strict=True))
-    middle = np.average(means.mean(axis=1), weights=shares)
-    return float(np.sqrt(np.average((spreads**2 + (means - middle) ** 2).mean(axis=1), weights=shares)))
+    middle = g * sum(share * mean for share, mean, _ in known)
+    terms = ((math.sqrt(n), x) for n, m, s in known for x in (g * s, apart * s, apart * m, g * m - middle))
+    std = math.hypot(*(root * x for root, x in terms))  # squares of large values would overflow
+    return std if math.isfinite(std) else None
 
 
 def _shares(weight: Weight) -> Iterator[tuple[float, Block]]:

@@ -176,8 +176,13 @@ def test_std_asked_over_parts_of_unlike_fans() -> None:
     ]
     model = analysis(weight("w", "weight", (6, 6), "MatMul", parts))
     assert entries(model, scheme="lecun")["w"].std == pytest.approx(math.sqrt((1 / 6 + 2 / 24) / 3))
-    constant = entries(model, scheme="constant:value=0.1")["w"]
-    assert constant.std == 0
+    for scheme, std in [
+        ("constant:value=0.1", 0),
+        ("constant:value=1e200", 0),
+        ("normal:std=1e200", 1e200),
+        ("uniform:low=-1e308,high=1e308", None),
+    ]:
+        assert entries(model, scheme=scheme)["w"].std == pytest.approx(std)
 
 
 def test_what_needs_blas_is_marked() -> None:
