@@ -251,3 +251,19 @@ def test_no_progress_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with progress.bar() as told:
         assert told is None
+
+
+def test_external_data_elsewhere_needs_leave(onnxinit: Run, lstm: Path, tmp_path: Path) -> None:
+    for name in ("model", "blobs"):
+        (tmp_path / name).mkdir()
+    model = tmp_path / "model" / "m.onnx"
+    onnx.save(onnx.load(lstm), model, save_as_external_data=True, location="m.bin", size_threshold=0)
+    (tmp_path / "model" / "m.bin").rename(tmp_path / "blobs" / "m.bin")
+    (tmp_path / "model" / "m.bin").symlink_to("../blobs/m.bin")
+    for command in (["inspect", model], ["reinit", model, "--quiet"]):
+        done = onnxinit(*command)
+        assert (done.status, done.out) == (1, "")
+        assert "--external-root" in done.err
+        assert done.err.count("\n") == 1
+        assert onnxinit(*command, "--external-root", tmp_path / "blobs").status == 0
+    assert sorted(p.name for p in model.parent.iterdir()) == ["m.bin", "m.onnx", "m.reinit.onnx", "m.reinit.onnx.data"]
