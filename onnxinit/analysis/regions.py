@@ -21,6 +21,7 @@ from onnxinit.analysis.weight import LINEAR, Activation
 MOST = 96  # nodes of a region; no activation is written with so many
 ASIDE = frozenset({"Shape", "Size"})  # what reads no values
 _FIRST_ONLY = frozenset({"Dropout", "CastLike", "Identity", "Cast"})
+_OPTIONAL = frozenset({"Clip", "FastGelu"})  # operators with inputs that may be left out
 
 Use = tuple[Node, int]
 
@@ -98,6 +99,8 @@ class Region:
             return None
         operands: list[Expression | float | None] = []
         for i, value in enumerate(node.inputs[:1] if node.op in _FIRST_ONLY else node.inputs):
+            if value is None and node.op not in _OPTIONAL:
+                return None  # a function whose call leaves out what this node needs
             if value is None:
                 operands.append(None)
             elif id(value) in self.functions:

@@ -178,8 +178,8 @@ def _infer(node: Node, known: dict[int, _Known]) -> None:
         return
     try:
         shapes = function(node, known)
-    except (ValueError, IndexError, TypeError, AttributeError, ZeroDivisionError):
-        return
+    except (ValueError, IndexError, TypeError, AttributeError, ArithmeticError, RuntimeError):
+        return  # the operands do not fit the operator; a generator that runs dry is a RuntimeError
     for value, shape in zip(node.outputs, shapes, strict=False):
         if value is None or shape is None:
             continue

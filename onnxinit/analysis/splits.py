@@ -127,7 +127,10 @@ def _cut(node: Node, at: int, axes: _Axes) -> tuple[int, list[tuple[int, int]]] 
     if at != 0 or node.domain:
         return None
     if node.op in ("Split", "SplitToSequence"):
-        axis = node.int_attribute("axis", 0) % len(axes)
+        axis = node.int_attribute("axis", 0)
+        if not -len(axes) <= axis < len(axes):
+            return None
+        axis %= len(axes)
         sizes = split_sizes(node, _length(axes[axis])) if axes[axis] else None
         if not sizes:
             return None
@@ -144,7 +147,7 @@ def _cut(node: Node, at: int, axes: _Axes) -> tuple[int, list[tuple[int, int]]] 
         tracked = [(a, r) for a, r in (ranges or {}).items() if axes[a] and r[1] < _length(axes[a])]
         return (tracked[0][0], [tracked[0][1]]) if len(tracked) == 1 else None
     if node.op == "Gather" and (index := node.input(1)) is not None:
-        axis = node.int_attribute("axis", 0) % len(axes)
+        axis = node.int_attribute("axis", 0) % max(1, len(axes))
         held = elements(index)
         if not axes[axis] or held is None or len(held) != 1:
             return None
@@ -200,7 +203,7 @@ def _move(node: Node, at: int, axes: _Axes) -> _Axes | None:
         perm = node.ints_attribute("perm") or list(range(len(axes)))[::-1]
         if len(perm) > len(axes) and not any(axes[: len(axes) - 1]):
             axes = ((),) * (len(perm) - len(axes)) + axes
-        return tuple(axes[p] for p in perm) if len(perm) == len(axes) else None
+        return tuple(axes[p] for p in perm) if sorted(perm) == list(range(len(axes))) else None
     if node.op in ("Squeeze", "Unsqueeze"):
         given = axes_of(node)
         if given is None and node.op == "Squeeze" and (v := node.inputs[0]) is not None and v.shape is not None:

@@ -106,7 +106,7 @@ class Trail:
 
     def squeeze(self, axes: Sequence[int] | None) -> Trail:
         """Drop axes of length one."""
-        rank = len(self.spans)
+        rank = max(1, len(self.spans))
         gone = {a % rank for a in axes} if axes is not None else {i for i, s in enumerate(self.spans) if s.total == 1}
         return replace(self, spans=tuple(s for i, s in enumerate(self.spans) if i not in gone))
 
@@ -180,7 +180,7 @@ class Trail:
         Returns:
             The part of the stored tensor, or None where digits and tiles do not divide one another.
         """
-        if self.lost or len(tiles) != len(self.spans) or 0 in self.extent:
+        if self.lost or len(tiles) != len(self.spans) or not all(n for tiling in tiles for n, _ in tiling):
             return None
         digits: list[_Digit] = []
         first, step = 0, 1  # where the first block stands among the names, and what one more block adds

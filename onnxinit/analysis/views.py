@@ -109,6 +109,12 @@ def _flatten(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | N
     return _all_outputs(node, trail.reshape([math.prod(trail.shape[:axis]), math.prod(trail.shape[axis:])]), trail)
 
 
+def axis_of(node: Node, trail: Trail) -> int | None:
+    """The axis of a Split, Concat or Gather; None where the value has no such axis."""
+    axis, rank = node.int_attribute("axis", 0), len(trail.spans)
+    return axis % rank if -rank <= axis < rank else None
+
+
 def axes_of(node: Node, index: int = 1) -> list[int] | None:
     """The axes of a Squeeze, Unsqueeze or reduction: attribute or input; None where not given or not known."""
     held = node.ints_attribute("axes")
@@ -123,7 +129,8 @@ def _squeeze(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | N
     axes = axes_of(node)
     if node.op == "Squeeze":
         return _all_outputs(node, trail.squeeze(axes), trail)
-    return _all_outputs(node, trail.unsqueeze(axes) if axes is not None else None, trail)
+    ok = axes is not None and len({a % (len(trail.spans) + len(axes)) for a in axes}) == len(axes)
+    return _all_outputs(node, trail.unsqueeze(axes) if axes is not None and ok else None, trail)
 
 
 @_row("Expand", "Tile")
@@ -180,8 +187,10 @@ def slice_ranges(node: Node, shape: tuple[int | None, ...]) -> dict[int, tuple[i
         if node.input(4) is not None and any(i != 1 for i in held[3] or [0]):
             return None
     ranges: dict[int, tuple[int, int]] = {}
-    for start, end, axis in zip(starts, ends, axes, strict=True):
-        axis += len(shape) if axis < 0 else 0
+    for start, end, axis in zip(starts, ends, axes, strict=False):
+        if not -len(shape) <= axis < len(shape):
+            return None
+        axis %= len(shape)
         n = shape[axis]
         if n is None:
             return None
@@ -194,7 +203,9 @@ def slice_ranges(node: Node, shape: tuple[int | None, ...]) -> dict[int, tuple[i
 def _split(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
     if at != 0:
         return None
-    axis = node.int_attribute("axis", 0) % len(trail.spans)
+    axis = axis_of(node, trail)
+    if axis is None:
+        return [(v, trail.lose(v.shape)) for v in node.outputs if v is not None]
     sizes = split_sizes(node, trail.shape[axis])
     if node.op == "SplitToSequence":
         return _sequence(node, trail, axis, sizes)
@@ -255,10 +266,11 @@ def sequence_reads(node: Node) -> Iterator[tuple[Value, int | None]]:
 def _concat(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
     if not all(v is None or v.static for v in node.inputs):
         return None
-    axis = node.int_attribute("axis", 0) % len(trail.spans)
-    sizes = [v.shape[axis] if v is not None and v.shape is not None else None for v in node.inputs]
-    sizes[at] = trail.shape[axis]
-    if any(n is None for n in sizes):
+    axis = axis_of(node, trail)
+    sizes = [_length(v, axis) for v in node.inputs]
+    if axis is not None:
+        sizes[at] = trail.shape[axis]
+    if axis is None or any(n is None for n in sizes):
         return _all_outputs(node, None, trail)
     known = [n for n in sizes if n is not None]
     return _all_outputs(node, trail.concat(axis, sum(known[:at]), sum(known)), trail)
@@ -267,6 +279,11 @@ def _concat(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | No
 @_row("Resize", "Upsample", "Pad", "DepthToSpace", "SpaceToDepth", "CenterCropPad")
 def _resample(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
     return _all_outputs(node, None, trail) if at == 0 else None
+
+
+def _length(value: Value | None, axis: int | None) -> int | None:
+    shape = value.shape if value is not None else None
+    return shape[axis] if shape is not None and axis is not None and axis < len(shape) else None
 
 
 @_row("@Step")
@@ -280,9 +297,9 @@ def _gather(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | No
     index = node.input(1)
     if at != 0 or index is None:
         return None
-    axis = node.int_attribute("axis", 0) % len(trail.spans)
+    axis = axis_of(node, trail)
     flat = elements(index)
-    if flat is None or index.shape is None:
+    if axis is None or flat is None or index.shape is None:
         return _all_outputs(node, None, trail) if index.static and not is_one_index(index_origin(index)) else None
     if index.shape == ():
         at_index = flat[0] % trail.shape[axis]

@@ -49,7 +49,7 @@ def convolution(site: Site, weight: int, bias: int) -> Reading | None:
     if site.at != weight or len(shape) < 3:
         return None
     g, m = node.int_attribute("group", 1), shape[0]
-    if m % g:
+    if g < 1 or m % g:
         return None
     inner: list[list[Tile]] = [[(shape[1], "in")], *_kernel(shape[2:])]
     if node.op == "NhwcConv" and _channels_last(site, g):
@@ -91,6 +91,8 @@ def transposed_convolution(site: Site, weight: int, bias: int) -> Reading | None
     node, (c, m, *kernel) = site.node, site.shape
     g = node.int_attribute("group", 1)
     strides = node.ints_attribute("strides") or [1]
+    if g < 1 or c % g or min(strides) < 1:
+        return None
     tiles: list[list[Tile]] = [[(g, "block"), (c // g, "in")], [(m, "out")], *_kernel(kernel)]
     return Reading(
         "weight", tiles, groups=g, taps=float(math.prod(strides)), output=out_value(node), source=node.input(0)
