@@ -410,7 +410,8 @@ def _set_type(value: Value, proto: onnx.TypeProto) -> None:
     if not value.dtype:
         value.dtype = int(proto.tensor_type.elem_type)
     if value.shape is None and proto.tensor_type.HasField("shape"):
-        value.shape = tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in proto.tensor_type.shape.dim)
+        dims = proto.tensor_type.shape.dim  # ONNX's inference writes negative lengths where a window does not fit
+        value.shape = tuple(int(d.dim_value) if d.HasField("dim_value") and d.dim_value >= 0 else None for d in dims)
 
 
 def _as_tensor(a: AttributeProto) -> TensorProto | None:

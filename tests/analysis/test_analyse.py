@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from disguises import DISGUISES, FLOATS, copy, renamed, reordered, shapes_forgotten, with_other_values
+from disguises import DISGUISES, copy, renamed, reordered, shapes_forgotten, with_other_values
 from graphs import analysed, build, tensor, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
