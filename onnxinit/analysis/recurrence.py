@@ -6,7 +6,8 @@ output is summed with R's and whose input does not follow from it.
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from onnxinit.analysis.flow import FLOATS, LAYERS, MOVES
@@ -38,7 +39,7 @@ def find_cells(view: GraphView, uses: Mapping[str, Sequence[Node]]) -> dict[str,
         # Every step adds the same layer (the first may have been folded, its state being zero); a residual stream that
         # passes a shared layer again and again adds others.
         steps = 1 if in_loop else max(2, len(nodes) - 1)
-        partners = {p for b in beside for p in b if sum(p in other for other in beside) >= steps}
+        partners = {p for p, count in Counter(itertools.chain.from_iterable(beside)).items() if count >= steps}
         partners = {p for p in partners if not in_loop or not any(_source_in(n, carried) for n in uses[p])}
         partners = {p for p in partners if not _chained(uses[p])}
         if partners:
