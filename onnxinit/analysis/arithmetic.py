@@ -60,8 +60,10 @@ def read_add(site: Site, flow: Flow, values: Values) -> Verdict:
         return Constant("a mask, or another table of two or three values")
     if origin is not None and size == origin.width and (len(long) == 1 or origin.spread):
         return _bias(site, origin, out)
-    if origin is not None and origin.width == site.shape[-1] and (_stacked(site, origin) or is_repeated(values)):
-        return _bias(site, origin, out)
+    if origin is not None and origin.width == site.shape[-1]:
+        # A step of a sequence holds no positions: what is added there is a bias, folded with a first state perhaps.
+        if origin.cut or _stacked(site, origin) or is_repeated(values):
+            return _bias(site, origin, out)
     if origin is not None and origin.spread and _by_head(site, origin):
         return _bias(site, origin, out)
     if flow.only_periodic(out):

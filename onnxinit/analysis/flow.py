@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import TensorProto
 
@@ -46,6 +46,7 @@ class Origin:
         width: Number of outputs; 0 where unknown.
         spread: Whether the outputs of the layer span several axes (Einsum, or a Reshape on the way).
         biased: Whether a bias was added on the way or stands in the layer.
+        cut: Whether one piece of its output was taken on the way: a step of a sequence, a block of a projection.
     """
 
     node: Node
@@ -54,6 +55,7 @@ class Origin:
     width: int
     spread: bool
     biased: bool
+    cut: bool = False
 
 
 class Flow:
@@ -102,18 +104,21 @@ class Flow:
 
     def layer_behind(self, value: Value) -> Origin | None:
         """The linear layer that makes a signal, seen through moves, scalar factors and a bias."""
-        biased = spread = False
+        biased = spread = cut = False
         for _ in range(_REACH):
             node = value.producer
             if node is None:
                 return None
             if node.op in LAYERS:
-                return self._origin(node, spread, biased)
+                origin = self._origin(node, spread, biased)
+                return replace(origin, cut=cut) if origin is not None else None
             before = self._before(node)
             if before is None:
                 return None
             biased |= node.op in ("Add", "Sub")
             spread |= node.op == "Reshape"
+            maker = before.producer.op if before.producer is not None else ""
+            cut |= node.op == "SequenceAt" or (node.op == "Squeeze" and maker in ("Slice", "Split"))
             value = before
         return None
 
@@ -287,7 +292,7 @@ def layer_width(node: Node, weight: Value) -> int:
     dims = [n for n in shape if n is not None]
     if "ConvTranspose" in node.op:
         return dims[1] * node.int_attribute("group", 1)
-    if "Conv" in node.op:
+    if "Conv" in node.op or node.op == "MatMulNBits":
         return dims[0]
     if node.op == "Einsum":
         equation = node.string_attribute("equation").replace(" ", "")

@@ -15,6 +15,7 @@ from onnxinit.analysis.shapes import elements
 from onnxinit.analysis.trail import Tile
 from onnxinit.analysis.view import Node, Value
 from onnxinit.analysis.views import axes_of, sequence_reads, slice_ranges, split_sizes
+from onnxinit.analysis.weight import Kind
 
 _REACH = 16  # a cut further away than this many operators is not the layer's own
 
@@ -31,7 +32,7 @@ _THROUGH = frozenset(
 
 
 def partition(value: Value, axis: int, size: int) -> tuple[Tile, ...] | None:
-    """Find how the axis of a layer's output is cut into equal blocks.
+    """Find how the axis of a layer's output is cut into equal blocks, or contracted again as in a bilinear form.
 
     Args:
         value: The output of the layer.
@@ -59,6 +60,10 @@ def partition(value: Value, axis: int, size: int) -> tuple[Tile, ...] | None:
         if len({id(n) for n, _ in uses}) != 1:
             return None
         node, at = uses[0]
+        if node.op == "MatMul" and at == 0 and len(axes) > 1 and axes[-1] and axes[-2]:
+            # Rows and columns of one matrix for every sample, taken against a second signal: x1' W x2. (The heads of a
+            # query stand on a batch axis here, which the keys share.)
+            return _interleave(list(axes[-1]), size, "in")
         moved = _move(node, at, axes)
         out = node.outputs[0] if node.outputs else None
         if moved is None or out is None:
@@ -175,15 +180,15 @@ def _tiles(axis: _Axis, pieces: list[tuple[int, int]], size: int) -> tuple[Tile,
     return _interleave(blocks, size)
 
 
-def _interleave(blocks: list[tuple[int, int]], size: int) -> tuple[Tile, ...]:
-    """The whole axis as tiles, given the digits that are blocks."""
+def _interleave(blocks: list[tuple[int, int]], size: int, kind: Kind = "block") -> tuple[Tile, ...]:
+    """The whole axis as tiles, given the digits that are no outputs and what they are."""
     tiles: list[Tile] = []
     rest = size
     for stride, count in sorted(blocks, reverse=True):
         outer = rest // (stride * count)
         if outer > 1:
             tiles.append((outer, "out"))
-        tiles.append((count, "block"))
+        tiles.append((count, kind))
         rest = stride
     if rest > 1:
         tiles.append((rest, "out"))
