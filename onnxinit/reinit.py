@@ -100,7 +100,7 @@ def reinit(
     file = _open(model, external_root)
     analysis = analyse(file)
     made = asked.plan_for(analysis)
-    values = fresh(made, analysis)
+    values = fresh(made, analysis, file.array)
     nbytes = sum(v.nbytes for v in values.values())
     result = Result(made, tuple(analysis.by_id[e.id] for e in made.entries), made.kept, made.warnings, nbytes)
     notes = {METADATA_KEY: asked.note(made)} if metadata else None

@@ -1,15 +1,18 @@
 """What each tensor of a model is: role, layout, fans, activations around it, or why it is kept."""
 
 from onnxinit.analysis.analyse import analyse
+from onnxinit.analysis.quantisation import zero_points
 from onnxinit.analysis.weight import (
     FAN_ROLES,
     LINEAR,
+    PARAMETER_ROLES,
     ROLES,
     Activation,
     Analysis,
     Kept,
     Layout,
     Part,
+    Quantised,
     Use,
     Weight,
 )
@@ -17,13 +20,16 @@ from onnxinit.analysis.weight import (
 __all__ = [
     "FAN_ROLES",
     "LINEAR",
+    "PARAMETER_ROLES",
     "ROLES",
     "Activation",
     "Analysis",
     "Kept",
     "Layout",
     "Part",
+    "Quantised",
     "Use",
     "Weight",
     "analyse",
+    "zero_points",
 ]

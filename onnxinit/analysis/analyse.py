@@ -5,27 +5,40 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from onnx import TensorProto
 
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
+from onnxinit.analysis.inference import with_shapes
 from onnxinit.analysis.keeping import attribute_lists, stored_aside, unused_id
 from onnxinit.analysis.norms import find_norms
-from onnxinit.analysis.operators import DOMAINS, NARROW, WIDE, Key, Reading, Row, load_plugins
+from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Key, Reading, Row, load_plugins
+from onnxinit.analysis.quantisation import Codes, Quantisation
 from onnxinit.analysis.recurrence import find_cells
 from onnxinit.analysis.shapes import fill_shapes
 from onnxinit.analysis.shaping import layout_of
 from onnxinit.analysis.surroundings import Surroundings
 from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.walker import Found, Walker
-from onnxinit.analysis.weight import FAN_ROLES, LINEAR, Activation, Analysis, Kept, Layout, Use, Weight, Where
+from onnxinit.analysis.weight import (
+    FAN_ROLES,
+    LINEAR,
+    Activation,
+    Analysis,
+    Kept,
+    Layout,
+    Quantised,
+    Use,
+    Weight,
+    Where,
+)
 from onnxinit.errors import ModelError
 from onnxinit.model import ModelFile, StoredTensor
 
@@ -44,6 +57,8 @@ class _Tensor:
     values: tuple[Value, ...]
     found: tuple[Found, ...] = ()
     reason: str = ""  # why it is kept, for one that is not read as a weight could be
+    quantised: Quantised | None = None
+    fitted: tuple[str, tuple[Use, ...]] | None = None  # role and uses, for one that follows quantised weights
 
     def reading(self) -> tuple[Found, Reading] | None:
         """The deciding use: the first in topological order of the highest role."""
@@ -62,10 +77,11 @@ def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Anal
         The weights in file order and the kept tensors with their reasons.
 
     Raises:
-        ModelError: The graph has a cycle, a function calls itself, or a described operator does not fit its operands.
+        ModelError: The graph has a cycle, a function calls itself, a node lacks a required input, or a described
+            operator does not fit its operands.
     """
     with _no_collection():
-        view = GraphView(_with_shapes(file.proto))
+        view = GraphView(with_shapes(file.proto))
         if any(node.domain not in DOMAINS for node in view.nodes):
             load_plugins()
         fill_shapes(view)
@@ -86,13 +102,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return model  # the walk does with what the file says
 
 
 _MOST_READ = 1 << 26  # bytes; a larger tensor is no mask and no table of constants that a look would tell
@@ -121,28 +130,34 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker) -> dict[str, _Te
         if value.tensor:
             values.setdefault(value.tensor, []).append(value)
     tensors: dict[str, _Tensor] = {}
+    quantisation = Quantisation(walker)
     for path, stored in file.tensors.items():
         held = tuple(values.get(path, ()))
-        found: list[Found] = []
-        if stored.data_type in FLOATS:
-            for value in held:
-                found.extend(walker.readings(value))
-        reason = ""
-        if held and held[0].where == "sparse":
-            found, reason = [], "stored sparse, whose values this version does not draw"
-        elif not held:
-            reason = stored_aside(file.proto, path)
-        elif stored.data_type not in FLOATS:
-            reason = _of_integers(stored, held[0], walker)
-        tensors[path] = _Tensor(stored, held, tuple(sorted(found, key=lambda f: f.site.node.index)), reason)
+        if not held:
+            tensors[path] = _Tensor(stored, held, reason=stored_aside(file.proto, path))
+        elif 0 in stored.dims:
+            tensors[path] = _Tensor(stored, held, reason="has no elements")
+        elif held[0].where == "sparse":
+            tensors[path] = _Tensor(stored, held, reason="stored sparse, whose values this version does not draw")
+        elif stored.data_type in FLOATS:
+            found = [f for value in held for f in walker.readings(value)]
+            tensors[path] = _Tensor(stored, held, tuple(sorted(found, key=lambda f: f.site.node.index)))
+        else:
+            codes = quantisation.read(stored, held) if stored.data_type in NARROW | WIDE else Codes()
+            reason = "" if codes.quantised else codes.reason or _of_integers(stored)
+            tensors[path] = _Tensor(stored, held, codes.found, reason, codes.quantised)
+    for path in quantisation.scales():
+        tensors[path] = replace(tensors[path], found=(), reason=SCALE)
+    places = Counter(stored.identity for stored in file.tensors.values())
+    for path, fitted in quantisation.parameters(values).items():
+        if places[file.tensors[path].identity] == 1:
+            tensors[path] = replace(tensors[path], fitted=fitted)
     return tensors
 
 
-def _of_integers(stored: StoredTensor, value: Value, walker: Walker) -> str:
+def _of_integers(stored: StoredTensor) -> str:
     """Why a tensor of integers, or of a float type that weights are only stored in, is kept."""
     kind = TensorProto.DataType.Name(stored.data_type).lower()
-    if stored.data_type in NARROW | WIDE and (reason := walker.quantised(value)) is not None:
-        return reason
     if stored.data_type in NARROW and math.prod(stored.dims) > 1:
         return f"{kind}: quantised values, which are not drawn"
     return f"{kind}: shapes, indices, flags and the like"
@@ -191,7 +206,9 @@ class _Assembly:
         kept: list[Kept] = []
         for path, tensor in self._tensors.items():
             decided = tensor.reading()
-            if decided is None:
+            if tensor.fitted is not None:
+                weights.append(self._fitted(path, tensor, *tensor.fitted))
+            elif decided is None:
                 kept.append(self._kept(path, tensor))
             else:
                 weights.append(self._weight(path, tensor, *decided))
@@ -204,13 +221,31 @@ class _Assembly:
         depth = sum(w.role == "layer_scale" for w in weights)
         return Analysis(tuple(weights), tuple(kept), normless, depth)
 
+    def _fitted(self, path: str, tensor: _Tensor, role: str, uses: tuple[Use, ...]) -> Weight:
+        """A tensor of scales or zero points that follows the quantised weights."""
+        value, stored = tensor.values[0], tensor.stored
+        return Weight(
+            id=self._ids[path],
+            name=value.name,
+            scope=value.scope,
+            where=_where(value.where),
+            role=role,
+            shape=stored.dims,
+            dtype=TensorProto.DataType.Name(stored.data_type).lower(),
+            path=path,
+            layout=None,
+            fan_in=None,
+            fan_out=None,
+            groups=1,
+            upstream=(LINEAR,),
+            downstream=(LINEAR,),
+            uses=uses,
+        )
+
     def _weight(self, path: str, tensor: _Tensor, found: Found, reading: Reading) -> Weight:
         value, stored = tensor.values[0], tensor.stored
         same = [f for f in tensor.found if isinstance(f.verdict, Reading) and f.verdict.role == reading.role]
-        layout = layout_of(
-            stored.dims,
-            same,
-        )
+        layout = layout_of(tensor.quantised.shape if tensor.quantised else stored.dims, same)
         fan_in, fan_out = _mean_fans(layout)
         uses = tuple(
             Use(f.site.node.op, f.site.node.name, f.site.at, f.site.trail.via)
@@ -234,6 +269,7 @@ class _Assembly:
             uses=uses,
             default=reading.default,
             note=reading.note,
+            quantised=tensor.quantised,
         )
         if reading.role in FAN_ROLES and reading.layer is None:
             operands = [f.site.node.input(f.site.at) for f in same]

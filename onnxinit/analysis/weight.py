@@ -43,6 +43,7 @@ ROLES = (
 )
 
 FAN_ROLES = frozenset({"weight", "input_weight", "recurrent_weight", "embedding"})
+PARAMETER_ROLES = frozenset({"quant_scale", "quant_zero_point"})  # fitted to the quantised weights, not drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,38 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
+class Quantised:
+    """How the stored codes of a tensor stand for real values: scale * (code - zero point).
+
+    Attributes:
+        scale: Path of the tensor of scales; "" for a bias whose operator multiplies the `factors` itself.
+        zero_point: Path of the tensor of zero points; "" where there is none.
+        zero: The zero point where the codes are symmetric around it; None where `zero_point` says.
+        grain: Along each axis of `shape`, how many neighbours share a scale: all of them per tensor, one per channel.
+        low: The least code.
+        high: The largest code.
+        bits: Bits of a code.
+        shape: Shape of the real values: the stored one, unless several codes are packed into one element.
+        factors: Paths of the two scales whose product is that of a bias (its layer's input's, and its weight's).
+    """
+
+    scale: str
+    zero_point: str
+    zero: float | None
+    grain: tuple[int, ...]
+    low: float
+    high: float
+    bits: int
+    shape: tuple[int, ...]
+    factors: tuple[str, ...] = ()
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Along each axis of `shape`, how many scales there are; the tensor of scales holds them in this order."""
+        return tuple(-(-n // g) if g else 1 for n, g in zip(self.shape, self.grain, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
 class Weight:
     """A tensor that training learns.
 
@@ -183,6 +216,8 @@ class Weight:
         default: The value that a role with a constant default gets here where it is not the role's own (a norm scale
             used as 1 + w gets 0), else None.
         note: What a reader should know, shown by `inspect`; "" mostly.
+        quantised: How its codes stand for real values, where it is quantised; layout, fans and the standard deviation
+            asked for are those of the real values.
     """
 
     id: str
@@ -205,6 +240,7 @@ class Weight:
     depth: int = 0
     default: float | None = None
     note: str = ""
+    quantised: Quantised | None = None
 
     @property
     def size(self) -> int:

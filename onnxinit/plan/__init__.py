@@ -5,9 +5,11 @@ from onnxinit.plan.fit import fit_plan
 from onnxinit.plan.make import entry_of, make_plan
 from onnxinit.plan.patterns import Pattern
 from onnxinit.plan.plan import Entry, Gain, Left, Plan, Vector
+from onnxinit.plan.refit import REFIT
 from onnxinit.plan.rules import Rule
 
 __all__ = [
+    "REFIT",
     "Entry",
     "Gain",
     "Left",

@@ -35,6 +35,13 @@ def advise(entries: Sequence[Entry], kept: Iterable[Left], held: Iterable[str]) 
     other = [e.id for e in entries if e.role == "other"]
     if other:
         yield f"{_count(other)} a purpose that the graph does not tell: {_some(other)}; --exclude role:other keeps them"
+    narrow = list(held)
+    if narrow:
+        weights = "weight is" if len(narrow) == 1 else "weights are"
+        yield (
+            f"{len(narrow)} quantised {weights} drawn within the range of scales that stay, which cuts off what lies "
+            f"beyond it: {_some(narrow)}"
+        )
     quantised = [
         left.id for left in kept if left.reason.startswith("a quantised ") or "quantised values, which" in left.reason
     ]

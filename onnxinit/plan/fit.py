@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-from onnxinit.analysis.weight import Analysis, Weight
+from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Weight
 from onnxinit.errors import SchemeError
 from onnxinit.plan.advice import advise
 from onnxinit.plan.blocks import label
 from onnxinit.plan.make import entry_of
 from onnxinit.plan.plan import Entry, Left, Plan, Vector
+from onnxinit.plan.refit import held_to_old_scales, with_fitted
 from onnxinit.sampling import STREAM
 
 
@@ -34,13 +35,15 @@ def fit_plan(plan: Plan, analysis: Analysis) -> Plan:
         if entry.id not in analysis.by_id:
             raise SchemeError(f"the plan names '{entry.id}', which the model lacks: make a plan for this model")
     reasons = {k.id: k.reason for k in plan.kept}
-    entries = tuple(_fit(named[w.id], w) for w in analysis.weights if w.id in named)
-    left = [w for w in analysis.weights if w.id not in named]
-    kept = (
-        *(Left(w.id, reasons.get(w.id, "the plan does not name it")) for w in left),
-        *(Left(k.id, k.reason) for k in analysis.kept),
+    left = {w.id: Left(w.id, reasons.get(w.id, "the plan does not name it")) for w in analysis.weights}
+    fitted = {w.id for w in analysis.weights if w.role in PARAMETER_ROLES}
+    made = {w.id: _fit(named[w.id], w) if w.id in named else left[w.id] for w in analysis.weights if w.id not in fitted}
+    lines = with_fitted(analysis, made, {ident: left[ident] for ident in fitted - named.keys()})
+    entries = tuple(line for line in lines if isinstance(line, Entry))
+    kept = (*(line for line in lines if isinstance(line, Left)), *(Left(k.id, k.reason) for k in analysis.kept))
+    return Plan(
+        plan.seed, plan.stream, entries, kept, tuple(advise(entries, kept, held_to_old_scales(analysis, entries)))
     )
-    return Plan(plan.seed, plan.stream, entries, kept, tuple(advise(entries, kept)))
 
 
 def _fit(entry: Entry, weight: Weight) -> Entry:

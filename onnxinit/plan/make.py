@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from onnxinit.analysis.weight import Analysis, Weight
+from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Weight
 from onnxinit.errors import SchemeError
 from onnxinit.plan.advice import INSTEAD, advise
 from onnxinit.plan.blocks import asked_std, label
 from onnxinit.plan.defaults import default_spec, possible, resolve_auto
 from onnxinit.plan.patterns import Pattern
 from onnxinit.plan.plan import Entry, Gain, Left, Plan
+from onnxinit.plan.refit import REFIT, held_to_old_scales, with_fitted
 from onnxinit.plan.rules import Rule
 from onnxinit.sampling import STREAM
 from onnxinit.schemes import Spec, parse_spec, resolve_gain
@@ -57,10 +58,15 @@ def make_plan(
             f"{unmatched[0]} matches no weight of the model: `onnxinit inspect` lists their ids, roles and operators; "
             "--allow-unmatched makes this a warning"
         )
-    made = [choice.of(weight) for weight in analysis.weights]
+    drawn = {w.id: choice.of(w) for w in analysis.weights if w.role not in PARAMETER_ROLES}
+    spared = {w.id: left for w in analysis.weights if w.role in PARAMETER_ROLES and (left := choice.spares(w))}
+    made = with_fitted(analysis, drawn, spared)
     entries = tuple(m for m in made if isinstance(m, Entry))
     kept = (*(m for m in made if isinstance(m, Left)), *(Left(k.id, k.reason) for k in analysis.kept))
-    warnings = (*(f"{text} matches no weight" for text in unmatched), *advise(entries, kept))
+    warnings = (
+        *(f"{text} matches no weight" for text in unmatched),
+        *advise(entries, kept, held_to_old_scales(analysis, entries)),
+    )
     return Plan(seed, STREAM, entries, kept, warnings)
 
 
@@ -97,9 +103,22 @@ class _Choice:
             spec, why = resolve_auto(owner, self.analysis)
         if spec.name == "keep":
             return Left(weight.id, f"kept by {why}")
+        if spec.name == REFIT:
+            raise SchemeError(
+                f"{label(owner)} cannot be drawn by {spec}, {why}: it is what the scales and zero points of quantised "
+                "weights get; take a scheme that draws"
+            )
         if not possible(spec, owner):
             spec, why = Spec.of("orthogonal", gain=spec.gain), why + INSTEAD
         return replace(entry_of(owner, spec, why), id=weight.id, role=weight.role, shape=weight.shape)
+
+    def spares(self, weight: Weight) -> Left | None:
+        """Why a scale or zero point stays although its weights are drawn; of the rules, only one to keep it counts."""
+        out = _matching(self.exclude, [weight])
+        if out:
+            return Left(weight.id, f"--exclude {out[-1].text}")
+        rule = next((r for r in reversed(self.rules) if r.pattern.matches(weight)), None)
+        return Left(weight.id, f"kept by the rule '{rule.text}'") if rule and rule.spec.name == "keep" else None
 
     def _left(self, same: Sequence[Weight]) -> str:
         """Why a weight is not selected, or "" where it is."""

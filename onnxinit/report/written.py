@@ -14,8 +14,10 @@ import numpy.typing as npt
 from onnxinit.analysis.weight import Weight
 from onnxinit.model import ModelFile
 from onnxinit.plan import Plan
+from onnxinit.values import pack, real_values
 
 _BLOCK = 1 << 18  # values measured at a time
+_HALVES = frozenset({"int4", "uint4"})  # stored two to a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class Written:
         scheme: What drew it.
         seed: The root seed.
         std_asked: The standard deviation that the plan asked for; None where its scheme states none.
-        std: The one that the stored values have; None for a tensor without values.
+        std: The one that the stored values have, of quantised ones what they stand for; None for a tensor without
+            values.
         mean: Their mean, likewise.
         sha256: Digest (hex) of the tensor's raw little-endian bytes.
     """
@@ -56,26 +59,37 @@ def measure(file: ModelFile, plan: Plan, weights: Iterable[Weight]) -> list[Writ
     Raises:
         ModelError: The file cannot be read.
     """
-    path = {w.id: w.path for w in weights}
-    return [
-        Written(e.id, str(e.scheme), plan.seed, e.std, *_measured(file.array(path[e.id]).reshape(-1)))
-        for e in plan.entries
-    ]
+    by_id = {w.id: w for w in weights}
+    return [Written(e.id, str(e.scheme), plan.seed, e.std, *_of(file, by_id[e.id])) for e in plan.entries]
 
 
-def _measured(values: npt.NDArray[Any]) -> tuple[float | None, float | None, str]:
-    """Standard deviation, mean and digest: blocks in float64, merged by their sums of squared deviations."""
+def _of(file: ModelFile, weight: Weight) -> tuple[float | None, float | None, str]:
+    """Standard deviation, mean and digest of one tensor."""
+    stored = file.array(weight.path).reshape(-1)
+    values = real_values(weight, file.array).reshape(-1) if weight.quantised else stored
+    return *_measured(values), _digest(stored)
+
+
+def _digest(stored: npt.NDArray[Any]) -> str:
     digest = hashlib.sha256()
+    if stored.dtype.name in _HALVES:
+        digest.update(pack(stored.astype(np.float32), stored.dtype.name, 4).tobytes())
+    else:
+        for at in range(0, stored.size, _BLOCK):
+            digest.update(_little_endian(stored[at : at + _BLOCK]))
+    return digest.hexdigest()
+
+
+def _measured(values: npt.NDArray[Any]) -> tuple[float | None, float | None]:
+    """Standard deviation and mean: blocks in float64, merged by their sums of squared deviations."""
     count, mean, squares = 0, 0.0, 0.0
     for at in range(0, values.size, _BLOCK):
-        stored = values[at : at + _BLOCK]
-        digest.update(_little_endian(stored))
-        block = stored.astype(np.float64)
+        block = values[at : at + _BLOCK].astype(np.float64)
         apart = float(block.mean()) - mean
         count += block.size
         mean += apart * block.size / count
         squares += float(block.var()) * block.size + apart**2 * block.size * (count - block.size) / count
-    return (math.sqrt(squares / count), mean, digest.hexdigest()) if count else (None, None, digest.hexdigest())
+    return (math.sqrt(squares / count), mean) if count else (None, None)
 
 
 def _little_endian(values: npt.NDArray[Any]) -> bytes:

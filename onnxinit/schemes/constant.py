@@ -47,3 +47,12 @@ register(
     )
 )
 register(Scheme("keep", summary="The tensor stays as it is.", formula="w = w", family="constant"))
+register(
+    Scheme(
+        "refit",
+        summary="What scales and zero points of quantised weights get: they are fitted to the values drawn.",
+        formula="symmetric: s = max abs(w) / q_max; else s = (max w - min w) / (q_max - q_min) and "
+        "z = q_min - min w / s, zero within the range; per tensor, channel or block, as they were",
+        family="constant",
+    )
+)

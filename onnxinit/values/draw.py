@@ -12,25 +12,46 @@ import numpy.typing as npt
 
 from onnxinit.analysis.weight import Analysis, Part, Weight
 from onnxinit.errors import ModelError, SchemeError
-from onnxinit.model import Chunk
-from onnxinit.plan import Entry, Plan, Vector, block_of, label, parts_of, work_type
+from onnxinit.model import Chunk, Fresh
+from onnxinit.plan import REFIT, Entry, Plan, Vector, block_of, label, parts_of, work_type
 from onnxinit.sampling import CHUNK, stream, weight_key
+from onnxinit.values.codes import Read, real_weight
 from onnxinit.values.laws import Law, law_of
+from onnxinit.values.quantise import Encoded, Fitted, Fitting
 from onnxinit.values.rounding import STORED, Floats, Stored
 
 Bytes = npt.NDArray[np.uint8]
 
 
-def fresh(plan: Plan, analysis: Analysis) -> dict[str, Values]:
+def fresh(plan: Plan, analysis: Analysis, read: Read | None = None) -> dict[str, Fresh]:
     """The fresh values of every tensor that the plan rewrites, by the tensor's path; drawn when they are asked for.
 
     A tensor that is drawn as another one of the plan gets the very bytes of that one.
 
+    Args:
+        plan: What is drawn.
+        analysis: What the tensors are.
+        read: The values of a stored tensor by its path, for quantised weights whose scales or zero points stay.
+
     Raises:
         ModelError: A weight is of a type that is not drawn.
     """
-    own = {e.id: _values(plan, e, analysis.by_id[e.id]) for e in plan.entries}
+    own: dict[str, Fresh] = {}
+    reals: dict[str, Fresh] = {}
+    for e in plan.entries:
+        weight = analysis.by_id[e.id]
+        if weight.quantised is not None:
+            reals[e.id] = _values(plan, e, real_weight(weight))
+        elif e.scheme.name != REFIT:
+            own[e.id] = _values(plan, e, weight)
+    fitting = Fitting(plan, analysis, reals, read or _nothing)
+    own |= {ident: Encoded(analysis.by_id[ident], real, fitting) for ident, real in reals.items()}
+    own |= {e.id: Fitted(analysis.by_id[e.id], fitting) for e in plan.entries if e.scheme.name == REFIT}
     return {analysis.by_id[e.id].path: own.get(e.draws_as, own[e.id]) for e in plan.entries}
+
+
+def _nothing(path: str) -> npt.NDArray[np.generic]:
+    raise ModelError(f"{path}: the values of a scale or zero point that stays are needed: give what reads them")
 
 
 def _values(plan: Plan, entry: Entry, weight: Weight) -> Values:

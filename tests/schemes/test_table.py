@@ -26,8 +26,8 @@ def test_every_row_says_what_it_is(row: Scheme) -> None:
         assert parameter.takes
     for alias in row.aliases:
         assert find(alias) is row
-    assert not (row.law is None and row.make is None) or row.name in ("auto", "keep")
-    assert parse_spec(row.name).planned == (row.name in ("auto", "keep"))
+    assert not (row.law is None and row.make is None) or row.name in ("auto", "keep", "refit")
+    assert parse_spec(row.name).planned == (row.name in ("auto", "keep", "refit"))
 
 
 def test_the_names_of_the_field_are_there() -> None:

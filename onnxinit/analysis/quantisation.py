@@ -1,0 +1,449 @@
+"""Quantised weights: what a tensor of codes stands for, and which scales and zero points move with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+from onnxinit.analysis.flow import FLOATS
+from onnxinit.analysis.operators import (
+    FACTORS,
+    OPERATORS,
+    PARAMETERS,
+    Reading,
+    Site,
+    kept,
+    out_value,
+    quantised,
+    turned_by,
+)
+from onnxinit.analysis.trail import Trail
+from onnxinit.analysis.view import Node, Value
+from onnxinit.analysis.views import step
+from onnxinit.analysis.walker import Found, Walker
+from onnxinit.analysis.weight import Quantised, Use
+from onnxinit.model import StoredTensor
+
+_T = TensorProto
+# Element type -> the least and the largest code, and the bits of one.
+_CODES: Mapping[int, tuple[float, float, int]] = {
+    **{kind: (-(1 << b - 1), (1 << b - 1) - 1, b) for kind, b in ((_T.INT4, 4), (_T.INT8, 8), (_T.INT16, 16))},
+    **{kind: (0, (1 << b) - 1, b) for kind, b in ((_T.UINT4, 4), (_T.UINT8, 8), (_T.UINT16, 16))},
+    _T.INT32: (-(1 << 31), (1 << 31) - 1, 32),
+    _T.FLOAT8E4M3FN: (-448.0, 448.0, 8),
+    _T.FLOAT8E4M3FNUZ: (-240.0, 240.0, 8),
+    _T.FLOAT8E5M2: (-57344.0, 57344.0, 8),
+    _T.FLOAT8E5M2FNUZ: (-57344.0, 57344.0, 8),
+}
+_UNSIGNED = frozenset({_T.UINT4, _T.UINT8, _T.UINT16})
+_PACKED = "MatMulNBits"
+_PACKED_BITS = (4, 8)
+_LINKS = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_TURNING = "DequantizeLinear"
+_LAYERS_WITH_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
+
+
+class _UnknownError(Exception):
+    """What is not understood of a quantised tensor; whoever catches it keeps the tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """What a tensor of integers is.
+
+    Attributes:
+        found: Its uses as a weight.
+        quantised: How its codes stand for real values, None where it is no weight that can be drawn.
+        reason: Why it is kept, where it is.
+    """
+
+    found: tuple[Found, ...] = ()
+    quantised: Quantised | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where one use takes scale and zero point from, and along which axes of the operand the scales run."""
+
+    scale: Value
+    zero_point: Value | None
+    trail: Trail
+    blocks: tuple[int, ...] | None  # along each axis of the operand, neighbours with one scale; None: one for all
+    uses: tuple[tuple[Node, int], ...]
+
+
+@dataclass(slots=True)
+class _Parameter:
+    """A tensor of scales or zero points: the uses that are understood, and the weights that it is for."""
+
+    uses: list[tuple[Node, int]] = field(default_factory=list)
+    owners: list[Quantised] = field(default_factory=list)
+
+
+class Quantisation:
+    """Reads quantised tensors, and then tells which of their scales and zero points may move.
+
+    Args:
+        walker: Follows the tensors.
+    """
+
+    def __init__(self, walker: Walker):
+        self._walker = walker
+        self._scales: dict[str, _Parameter] = {}
+        self._zeros: dict[str, _Parameter] = {}
+
+    def read(self, stored: StoredTensor, values: Sequence[Value]) -> Codes:
+        """What a tensor of integers is, or of a float type that weights are only stored in."""
+        found = [f for v in values for f in self._walker.readings(v)]
+        taken: list[Found] = []
+        reason = ""
+        for f in sorted(found, key=lambda f: f.site.node.index):
+            if not isinstance(f.verdict, Reading):
+                reason = reason or kept(f.site.node, f.site.at) or ""
+            elif (why := quantised(f.site, f.verdict.role, stored.data_type)) is not None:
+                taken.append(f)
+                reason = reason or why
+        if not taken:
+            return Codes(reason=reason)
+        try:
+            return self._understood(stored, values, taken)
+        except _UnknownError as e:
+            return Codes(reason=f"{reason}: {e}" if e.args else reason)
+
+    def _understood(self, stored: StoredTensor, values: Sequence[Value], taken: list[Found]) -> Codes:
+        shape, bits = stored.dims, _CODES.get(stored.data_type, (0, 0, 0))[2]
+        packed = [f for f in taken if f.site.node.op == _PACKED]
+        if packed:
+            node = packed[0].site.node
+            bits = node.int_attribute("bits", 4)
+            shape = (*stored.dims[:2], node.int_attribute("block_size", 0))
+            if len(packed) < len(taken) or bits not in _PACKED_BITS or node.int_attribute("weight_prepacked", 0):
+                raise _UnknownError
+            if math.prod(shape) * bits != 8 * math.prod(stored.dims) or stored.data_type != _T.UINT8:
+                raise _UnknownError
+            taken = [_unpacked(f, shape) for f in taken]
+        if not bits or not math.prod(shape):
+            raise _UnknownError
+        sources = [s for v in values for s in self._turned(v)] + [
+            s for f in taken if _TURNING not in f.site.trail.via and (s := self._operands(f)) is not None
+        ]
+        bias = self._bias(stored, taken) if stored.data_type == _T.INT32 else None
+        if bias is not None and not sources:
+            return Codes(tuple(taken), self._entered(bias, []))
+        made = {self._quantised(stored, s, shape, bits) for s in sources}
+        if len(made) != 1:
+            raise _UnknownError
+        (one,) = made
+        if bias is not None and math.prod(one.grid) == math.prod(bias.grid):
+            one = replace(one, factors=bias.factors)
+        return Codes(tuple(taken), self._entered(one, sources))
+
+    # ------------------------------------------------------------ where scales come from
+
+    def _turned(self, value: Value) -> Iterator[_Source]:
+        """The DequantizeLinear nodes that a tensor comes to, moved only, or looked up in."""
+        stack = [(value, Trail.of([n or 0 for n in value.shape or ()]))]
+        seen: set[tuple[int, int, int]] = set()
+        while stack:
+            at_value, trail = stack.pop()
+            for node, at in at_value.uses:
+                if (key := (id(node), at, hash(trail))) in seen:
+                    continue
+                seen.add(key)
+                if node.op == _TURNING and at == 0:
+                    yield _unmoved(self._source(node, (1, 2), trail, _blocks_of_turning(node, trail)))
+                elif (following := step(node, at, trail)) is not None:
+                    stack.extend(following)
+                elif node.op == "Gather" and at == 0 and (turning := turned_by(node)) is not None:
+                    found = trail.through("Gather")
+                    yield _unmoved(self._source(turning, (1, 2), found, _blocks_of_look_up(node, turning, trail)))
+
+    def _source(self, node: Node, at: tuple[int, int], trail: Trail, blocks: tuple[int, ...] | None) -> _Source:
+        scale, zero = node.input(at[0]), node.input(at[1])
+        if scale is None:
+            raise _UnknownError
+        uses = ((node, at[0]), *([(node, at[1])] if zero is not None else []))
+        return _Source(scale, zero, trail, blocks, uses)
+
+    def _operands(self, found: Found) -> _Source | None:
+        """Scale and zero point among the operands of a quantised operator, or the scale of an integer product."""
+        site = found.site
+        at = PARAMETERS.get((site.node.domain, site.node.op), {}).get(site.at)
+        if at is None:
+            return None
+        axis = found.verdict.out_axis if isinstance(found.verdict, Reading) else None
+        if at[0] >= 0:
+            source = self._source(site.node, at, site.trail, None)
+            return replace(source, blocks=_blocks_of_operand(site, source.scale, axis))
+        product = self._factor(site.node)
+        if product is None:
+            return None
+        scale, use = product
+        zero = site.node.input(at[1]) if at[1] >= 0 else None
+        uses = (use, *([(site.node, at[1])] if zero is not None else []))
+        return _Source(scale, zero, site.trail, _blocks_of_operand(site, scale, axis), uses)
+
+    @staticmethod
+    def _factor(node: Node) -> tuple[Value, tuple[Node, int]] | None:
+        """The stored scale that an integer product is multiplied by, beside one that is worked out at run time."""
+        value = out_value(node)
+        held: tuple[Value, tuple[Node, int]] | None = None
+        at_run_time = False
+        for _ in range(4):
+            if value is None or len(value.uses) != 1:
+                return None
+            user, at = value.uses[0]
+            if user.op == "Mul":
+                other = user.input(1 - at)
+                if other is None:
+                    return None
+                if other.static:
+                    held = (other, (user, 1 - at))
+                elif (p := other.producer) is not None and p.op == "Mul" and any(v and v.static for v in p.inputs):
+                    k = next(i for i, v in enumerate(p.inputs) if v is not None and v.static)
+                    held, at_run_time = (p.inputs[k] or other, (p, k)), True
+                else:
+                    at_run_time = True
+            elif user.op != "Cast":
+                return None
+            if held is not None and at_run_time:
+                return held
+            value = out_value(user)
+        return None
+
+    def _bias(self, stored: StoredTensor, taken: Sequence[Found]) -> Quantised | None:
+        """A bias whose scale is the product of those of its layer's input and weight."""
+        site = taken[0].site
+        node = site.node
+        at = FACTORS.get((node.domain, node.op), {}).get(site.at)
+        scales: list[Value | None] = []
+        if at is not None and node.float_attribute("alpha", 1.0) == 1.0:
+            scales = [node.input(i) for i in at]
+        elif node.domain == "" and node.op in _LAYERS_WITH_BIAS and site.at == 2:
+            turned = [v.producer if (v := node.input(i)) is not None else None for i in (0, 1)]
+            scales = [t.input(1) if t is not None and t.op == _TURNING else None for t in turned]
+        if len(taken) > 1 or len(scales) != 2:
+            return None
+        paths = [_held(v) if v is not None else "" for v in scales]
+        sizes = [_size(v) if v is not None else 0 for v in scales]
+        dims = stored.dims
+        if not all(paths) or sizes[0] != 1 or sizes[1] not in (1, math.prod(dims)):
+            return None
+        low, high, bits = _CODES[_T.INT32]
+        grain = dims if sizes[1] == 1 else (1,) * len(dims)
+        return Quantised("", "", 0.0, grain, low, high, bits, dims, factors=(paths[0], paths[1]))
+
+    # ------------------------------------------------------------ what they say
+
+    def _quantised(self, stored: StoredTensor, source: _Source, shape: tuple[int, ...], bits: int) -> Quantised:
+        packed = shape != stored.dims
+        low, high = (0, (1 << bits) - 1) if packed else _CODES[stored.data_type][:2]
+        unsigned = packed or stored.data_type in _UNSIGNED
+        path, grain = _held(source.scale), _stored_grain(source, shape)
+        if not path or grain is None or source.scale.dtype not in FLOATS:
+            raise _UnknownError
+        one = Quantised(path, "", float(1 << bits - 1) if unsigned else 0.0, grain, low, high, bits, shape)
+        if math.prod(one.grid) != _size(source.scale):
+            raise _UnknownError
+        if source.zero_point is None:
+            if unsigned and not packed:
+                raise _UnknownError("it is unsigned and has no zero point, so that it holds no negative values")
+            return one
+        one = replace(one, zero_point=_held(source.zero_point))
+        if not one.zero_point:
+            raise _UnknownError
+        if not packed and _size(source.zero_point) not in (1, math.prod(one.grid)):
+            raise _UnknownError
+        held = self._walker.read(one.zero_point)
+        if held is None:  # as it is done mostly
+            return replace(one, zero=None if unsigned else one.zero)
+        centred = (zero_points(held, one) == one.zero).all()
+        return one if centred else replace(one, zero=None)
+
+    def _entered(self, one: Quantised, sources: Sequence[_Source]) -> Quantised:
+        """Note the tensors of scales and zero points, with the uses of them that are understood."""
+        for table, path, uses in (
+            (self._scales, one.scale, [s.uses[0] for s in sources if s.uses]),
+            (self._zeros, one.zero_point, [s.uses[1] for s in sources if len(s.uses) > 1]),
+        ):
+            if path:
+                held = table.setdefault(path, _Parameter())
+                held.owners.append(one)
+                held.uses.extend(uses)
+        return one
+
+    # ------------------------------------------------------------ what moves with the weights
+
+    def parameters(self, values: Mapping[str, Sequence[Value]]) -> dict[str, tuple[str, tuple[Use, ...]]]:
+        """The tensors that are fitted to the weights they are for: by path their role and uses.
+
+        A tensor with any other use (an activation's scale too), or one that unlike weights share so that nothing fits
+        them all, is none of them.
+
+        Args:
+            values: The values of every stored tensor, by its path.
+        """
+        moving: dict[str, tuple[str, tuple[Use, ...]]] = {}
+        for path, held in self._scales.items():
+            if _fits_all(held.owners) and _is_understood(values[path], held.uses):
+                moving[path] = ("quant_scale", _uses(held))
+        for path, held in self._zeros.items():
+            alone = len(held.owners) == 1 and held.owners[0].zero is None and held.owners[0].scale in moving
+            if alone and _is_understood(values[path], held.uses) and _fills(values[path][0], held.owners[0]):
+                moving[path] = ("quant_zero_point", _uses(held))
+        return moving
+
+    def scales(self) -> frozenset[str]:
+        """Every tensor that holds scales of quantised weights, whether it moves or not."""
+        return frozenset(self._scales)
+
+
+def zero_points(held: npt.NDArray[np.generic], one: Quantised) -> npt.NDArray[np.float64]:
+    """The zero points that a tensor holds, one for each scale or one for all; taken apart where two share a byte."""
+    if held.dtype != np.uint8 or one.bits != 4:
+        return held.reshape(-1).astype(np.float64)
+    rows = held.astype(np.uint8).reshape(one.grid[0], -1)
+    return (
+        np.stack([rows & 15, rows >> 4], axis=-1)
+        .reshape(len(rows), -1)[:, : one.grid[1]]
+        .reshape(-1)
+        .astype(np.float64)
+    )
+
+
+def _unpacked(found: Found, shape: tuple[int, ...]) -> Found:
+    """The same use of the values as they are unpacked."""
+    site = Site(found.site.node, found.site.at, Trail.of(shape))
+    reading = OPERATORS[site.node.domain, site.node.op](site)
+    if reading is None or found.site.trail != Trail.of(found.site.trail.shape):
+        raise _UnknownError
+    return Found(site, reading)
+
+
+def _unmoved(source: _Source) -> _Source:
+    """A table that is looked up in before its codes become real values keeps its scales: none of their uses counts."""
+    return replace(source, uses=()) if "Gather" in source.trail.via else source
+
+
+def _fits_all(owners: Sequence[Quantised]) -> bool:
+    """Whether one tensor of scales can be fitted to all its weights at once."""
+    if len(owners) == 1:
+        return owners[0].bits < 32 or bool(owners[0].factors)
+    return all(o.zero is not None and o.bits < 32 for o in owners) and len({o.zero for o in owners}) == 1
+
+
+def _fills(value: Value, one: Quantised) -> bool:
+    """Whether a tensor has room for a zero point for every scale."""
+    count = math.prod(one.grid)
+    if value.dtype == _T.UINT8 and one.bits == 4:
+        count = one.grid[0] * -(-one.grid[1] // 2)
+    return _size(value) == count
+
+
+def _is_understood(values: Sequence[Value], uses: Sequence[tuple[Node, int]]) -> bool:
+    """Whether all that is made of a stored tensor ends in the uses given."""
+    known = {(id(node), at) for node, at in uses}
+    front = list(values)
+    while front:
+        value = front.pop()
+        if value.is_output:
+            return False
+        for node, at in value.uses:
+            if (id(node), at) in known:
+                continue
+            if node.op not in _LINKS or at:
+                return False
+            front.extend(v for v in node.outputs if v is not None)
+    return True
+
+
+def _uses(held: _Parameter) -> tuple[Use, ...]:
+    return tuple(Use(node.op, node.name, at) for node, at in sorted(held.uses, key=lambda u: u[0].index))
+
+
+def _held(value: Value) -> str:
+    """The path of the stored tensor that a value is but for its shape and precision, "" where it is none."""
+    while not value.tensor:
+        node = value.producer
+        before = node.input(0) if node is not None and node.op in _LINKS else None
+        if before is None:
+            return ""
+        value = before
+    return value.tensor if value.where != "sparse" else ""
+
+
+def _size(value: Value) -> int:
+    return math.prod(n or 0 for n in value.shape) if value.shape is not None else 0
+
+
+# ---------------------------------------------------------------- along which axes scales run
+
+
+def _blocks_of_turning(node: Node, trail: Trail) -> tuple[int, ...] | None:
+    """The neighbours with one scale along each axis of what a DequantizeLinear reads; None where all share one."""
+    scale = node.input(1)
+    if scale is None or scale.shape is None or _size(scale) == 1:
+        return None
+    shape, block = trail.shape, node.int_attribute("block_size", 0)
+    axis = node.int_attribute("axis", 1)
+    if not -len(shape) <= axis < len(shape) or len(scale.shape) not in (1, len(shape)):
+        raise _UnknownError
+    axis %= len(shape)
+    if len(scale.shape) == len(shape) > 1 or block:
+        return tuple((block if i == axis else 1) for i in range(len(shape)))
+    return tuple((1 if i == axis else n) for i, n in enumerate(shape))
+
+
+def _blocks_of_look_up(look_up: Node, turning: Node, trail: Trail) -> tuple[int, ...] | None:
+    """Likewise for a table that is looked up in before: scales may run along its last axis, which no index replaces."""
+    scale, out = turning.input(1), out_value(look_up)
+    if scale is None or _size(scale) == 1:
+        return None
+    rank = len(out.shape) if out is not None and out.shape is not None else 0
+    last = turning.int_attribute("axis", 1) in (-1, rank - 1) and out_value(look_up) is turning.input(0)
+    if not last or len(trail.shape) != 2 or look_up.int_attribute("axis", 0) % 2 or _size(scale) != trail.shape[1]:
+        raise _UnknownError
+    return (trail.shape[0], 1)
+
+
+def _blocks_of_operand(site: Site, scale: Value, axis: int | None) -> tuple[int, ...] | None:
+    """Likewise for an operand of a quantised operator, whose outputs run along an axis."""
+    shape, size = site.shape, _size(scale)
+    if size == 1:
+        return None
+    dims = tuple(n or 0 for n in scale.shape or ())
+    if site.node.op == _PACKED:
+        return (1, 1, shape[2])
+    if site.node.op == "DynamicQuantizeLSTM":
+        return (1, shape[1], 1) if len(dims) == 2 else (1, *shape[1:])
+    if axis is not None and size == shape[axis] and max(dims) == size:
+        return tuple((1 if i == axis else n) for i, n in enumerate(shape))
+    if len(dims) == len(shape) and all(s in (1, n) for s, n in zip(dims, shape, strict=True)):
+        return tuple((1 if s == n else n) for s, n in zip(dims, shape, strict=True))
+    raise _UnknownError
+
+
+def _stored_grain(source: _Source, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Blocks along the axes of an operand, brought back to those of the tensor."""
+    blocks, trail = source.blocks, source.trail
+    if blocks is None:
+        return shape
+    along = [i for i, (b, n) in enumerate(zip(blocks, trail.shape, strict=True)) if b < n]
+    if trail.lost or trail.extent != shape or (len(along) > 1 and trail.spans != Trail.of(shape).spans):
+        return None
+    grain = list(shape)
+    for i in along:
+        span = trail.spans[i]
+        if len(span.factors) != 1 or span.total != span.size:
+            return None
+        (digit,) = span.factors
+        if digit.axis < 0 or digit.stride != 1 or digit.size != shape[digit.axis]:
+            return None
+        grain[digit.axis] = blocks[i]
+    return tuple(grain)

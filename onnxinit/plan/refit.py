@@ -1,0 +1,88 @@
+"""Which scales and zero points a plan fits to the quantised weights that it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Weight
+from onnxinit.plan.plan import Entry, Left
+from onnxinit.schemes import Spec
+
+REFIT = "refit"
+
+
+def with_fitted(analysis: Analysis, made: Mapping[str, Entry | Left], spared: Mapping[str, Left]) -> list[Entry | Left]:
+    """The plan's lines for all weights in file order: those given, and those of the scales and zero points.
+
+    A scale is fitted where all that it says the values of is drawn, a bias whose scale is a product with it included;
+    otherwise it stays, and the weights are drawn within the range that they had.
+
+    Args:
+        analysis: What the tensors are.
+        made: The lines of what schemes draw, by id.
+        spared: The lines of scales and zero points that the user keeps, by id.
+    """
+    drawn = {ident for ident, line in made.items() if isinstance(line, Entry)}
+    parameters = {w.path: w for w in analysis.weights if w.role in PARAMETER_ROLES}
+    owners = _owners(analysis)
+    moving = {path for path, w in parameters.items() if w.id not in spared and all(o.id in drawn for o in owners[path])}
+    while held := {path for path in moving if not _can_move(path, parameters, moving, owners[path])}:
+        moving -= held
+    lines: list[Entry | Left] = []
+    for weight in analysis.weights:
+        if weight.role not in PARAMETER_ROLES:
+            lines.append(made[weight.id])
+        elif weight.path in moving:
+            lines.append(_entry(weight, owners[weight.path], made))
+        else:
+            lines.append(spared.get(weight.id) or Left(weight.id, "a scale or zero point of values that are kept"))
+    return lines
+
+
+def held_to_old_scales(analysis: Analysis, entries: Collection[Entry]) -> Iterator[str]:
+    """The ids of the quantised weights that are drawn within the range that they had: their scale stays."""
+    fitted = {analysis.by_id[e.id].path for e in entries if e.scheme.name == REFIT}
+    for entry in entries:
+        quantised = analysis.by_id[entry.id].quantised
+        if quantised is not None and not fitted & {quantised.scale, *quantised.factors} and entry.std:
+            yield entry.id
+
+
+def _owners(analysis: Analysis) -> dict[str, list[Weight]]:
+    """By path of a scale or zero point, the quantised weights whose values it has a say in."""
+    owners: dict[str, list[Weight]] = {}
+    for w in analysis.weights:
+        for path in {w.quantised.scale, w.quantised.zero_point, *w.quantised.factors} if w.quantised else ():
+            owners.setdefault(path, []).append(w)
+    return owners
+
+
+def _can_move(path: str, parameters: Mapping[str, Weight], moving: Collection[str], owners: Collection[Weight]) -> bool:
+    """Whether what a scale or zero point is worked out from, or has to agree with, moves too."""
+    for owner in owners:
+        q = owner.quantised
+        assert q is not None
+        if path == q.zero_point and q.scale not in moving:
+            return False
+        if path == q.scale and q.factors and not any(f in moving for f in q.factors):
+            return False
+        if path in q.factors and q.scale in parameters and q.scale not in moving:
+            return False
+    return True
+
+
+def _entry(weight: Weight, owners: Collection[Weight], made: Mapping[str, Entry | Left]) -> Entry:
+    own = [o.id for o in owners if o.quantised and weight.path in (o.quantised.scale, o.quantised.zero_point)]
+    lines = (made[o.id] for o in owners)
+    return Entry(
+        id=weight.id,
+        role=weight.role,
+        shape=weight.shape,
+        dtype=weight.dtype,
+        scheme=Spec.of(REFIT),
+        gain=1.0,
+        std=None,
+        draws_as=weight.id,
+        exact="1e-6" if any(isinstance(e, Entry) and e.exact == "1e-6" for e in lines) else "bytes",
+        why=f"refit to {', '.join(own)}",
+    )

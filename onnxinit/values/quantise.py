@@ -1,0 +1,204 @@
+"""Quantised weights: the real values are drawn, scales and zero points fitted to them, then the codes made.
+
+The values are drawn once to find their range and once more to be encoded: the same stream gives the same values, so
+that nothing larger than a chunk is held.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxinit.analysis import Analysis, Quantised, Weight
+from onnxinit.model import Chunk, Fresh
+from onnxinit.plan import REFIT, Plan
+from onnxinit.values.codes import (
+    Bytes,
+    Numbers,
+    Read,
+    bits_of,
+    encode,
+    pack_scales,
+    pack_zero_points,
+    places,
+    rounded,
+    spread,
+    stored_zero,
+)
+
+_WIDE = 32  # bits of a code; these need float64
+
+
+class Fitting:
+    """The scales and zero points of a model as they will be written, worked out when they are asked for, each once.
+
+    Args:
+        plan: What is drawn.
+        analysis: What the tensors are.
+        reals: By id, the real values of the quantised weights that are drawn.
+        read: The values of a tensor of the old file by its path, for what stays.
+    """
+
+    def __init__(self, plan: Plan, analysis: Analysis, reals: Mapping[str, Fresh], read: Read):
+        self._read = read
+        self._types = {w.path: w.dtype for e in plan.entries if (w := analysis.by_id[e.id]) and e.scheme.name == REFIT}
+        self._owners: dict[str, list[tuple[Quantised, Fresh]]] = {}
+        for ident, values in reals.items():
+            one = analysis.by_id[ident].quantised
+            assert one is not None
+            self._owners.setdefault(one.scale, []).append((one, values))
+        self._owner = {p: o for owners in self._owners.values() for o, _ in owners for p in (o.scale, o.zero_point)}
+        self._locks = {path: threading.Lock() for path in self._types}
+        self._fitted: dict[str, tuple[Numbers, Numbers]] = {}
+
+    def owner(self, path: str) -> Quantised:
+        """A weight that a scale or zero point is for."""
+        return self._owner[path]
+
+    def scale(self, one: Quantised) -> Numbers:
+        """The scales of a weight, in the order of its grid."""
+        return self._of(one.scale) if one.scale else self._product(one)
+
+    def zero(self, one: Quantised) -> Numbers:
+        """The zero points of a weight, one for each scale or one for all."""
+        return self._fit(one.scale)[1] if one.zero_point in self._types else stored_zero(one, self._read)
+
+    def _of(self, path: str) -> Numbers:
+        return self._fit(path)[0] if path in self._types else self._read(path).astype(np.float64).reshape(-1)
+
+    def _product(self, one: Quantised) -> Numbers:
+        """The scale of a bias, from those of its layer's input and weight."""
+        scale = np.ones(1)
+        for path in one.factors:
+            scale = scale * self._of(path)
+        return scale
+
+    def _fit(self, path: str) -> tuple[Numbers, Numbers]:
+        with self._locks[path]:
+            if path not in self._fitted:
+                self._fitted[path] = self._fit_now(path)
+            return self._fitted[path]
+
+    def _fit_now(self, path: str) -> tuple[Numbers, Numbers]:
+        """Scales and zero points that just hold the values of all owners of a scale."""
+        owners, dtype = self._owners[path], self._types[path]
+        one = owners[0][0]
+        if one.factors:
+            return rounded(self._product(one), dtype), stored_zero(one, self._read)
+        low, high = _range([(o, values) for o, values in owners])
+        if one.zero is not None:
+            zero = np.full(1, one.zero)
+            scale = np.maximum(-low, high) / (one.high - one.zero)
+        elif one.zero_point in self._types:
+            scale = rounded(_or_one((high - low) / (one.high - one.low)), dtype)
+            return scale, np.clip(np.rint(one.low - low / scale), one.low, one.high)
+        else:
+            zero = stored_zero(one, self._read)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                scale = np.fmax(_finite(high / (one.high - zero)), _finite(low / (one.low - zero)))
+        return rounded(_or_one(scale), dtype), zero
+
+
+def _or_one(scale: Numbers) -> Numbers:
+    """Where all values are zero, any scale will do: one."""
+    return np.where(scale > 0, scale, 1.0)
+
+
+def _finite(scale: Numbers) -> Numbers:
+    return np.where(np.isfinite(scale), scale, 0.0)
+
+
+def _range(owners: Sequence[tuple[Quantised, Fresh]]) -> tuple[Numbers, Numbers]:
+    """The least and the largest value for each scale, zero among them."""
+    low, high = np.zeros((2, math.prod(owners[0][0].grid)))
+    for one, values in owners:
+        for chunk in values.chunks():
+            drawn = _drawn(chunk)
+            index = places(one, chunk.offset // 4, drawn.size)
+            if index is None:
+                low[0], high[0] = min(low[0], drawn.min()), max(high[0], drawn.max())
+                continue
+            runs = np.concatenate([[0], np.flatnonzero(np.diff(index)) + 1])
+            np.minimum.at(low, index[runs], np.minimum.reduceat(drawn, runs))
+            np.maximum.at(high, index[runs], np.maximum.reduceat(drawn, runs))
+    return low, high
+
+
+def _drawn(chunk: Chunk) -> npt.NDArray[np.float32]:
+    return np.frombuffer(chunk.draw(), np.uint8).view(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The codes of a quantised weight.
+
+    Attributes:
+        weight: The weight.
+        real: Its real values.
+        fitting: Gives its scales and zero points.
+    """
+
+    weight: Weight
+    real: Fresh
+    fitting: Fitting
+
+    @property
+    def _one(self) -> Quantised:
+        assert self.weight.quantised is not None
+        return self.weight.quantised
+
+    @property
+    def nbytes(self) -> int:
+        """Size as it is stored."""
+        return (math.prod(self._one.shape) * self._one.bits + 7) // 8
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Jobs that make the codes, each for a range of the tensor's bytes."""
+        bits, drawn = self._one.bits, list(self.real.chunks())
+        if bits < 8 and any(c.offset // 4 % 2 for c in drawn):  # a chunk would begin within a byte
+            yield Chunk(0, self.nbytes, partial(self._encode, drawn))
+            return
+        for c in drawn:
+            yield Chunk(c.offset // 4 * bits // 8, (c.nbytes // 4 * bits + 7) // 8, partial(self._encode, [c]))
+
+    def _encode(self, chunks: Sequence[Chunk]) -> Bytes:
+        one = self._one
+        scale, zero = self.fitting.scale(one), self.fitting.zero(one)
+        values = np.concatenate([_drawn(c) for c in chunks]) if len(chunks) > 1 else _drawn(chunks[0])
+        index = places(one, chunks[0].offset // 4, values.size)
+        exact = values.astype(np.float64 if one.bits == _WIDE else np.float32)
+        return encode(exact, spread(scale, index), spread(zero, index), one, self.weight.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A tensor of scales or zero points that follows the quantised weights.
+
+    Attributes:
+        weight: The tensor.
+        fitting: What works it out.
+    """
+
+    weight: Weight
+    fitting: Fitting
+
+    @property
+    def nbytes(self) -> int:
+        """Size as it is stored."""
+        return (self.weight.size * bits_of(self.weight.dtype) + 7) // 8
+
+    def chunks(self) -> Iterator[Chunk]:
+        """One job that works it out."""
+        yield Chunk(0, self.nbytes, self._made)
+
+    def _made(self) -> Bytes:
+        one = self.fitting.owner(self.weight.path)
+        if self.weight.role == "quant_scale":
+            return pack_scales(self.fitting.scale(one), self.weight.dtype)
+        return pack_zero_points(self.fitting.zero(one), self.weight.dtype, one)
