@@ -551,7 +551,7 @@ def test_a_deep_graph_is_walked_without_recursion(step: Step) -> None:
     assert not found.kept
 
 
-def test_two_thousand_slices_of_one_tensor() -> None:
+def test_hundreds_of_slices_of_one_tensor() -> None:
     """Every step of an unrolled model reads its own matrix of one stack."""
 
     def step(i: int, x: str) -> Block:
