@@ -1,99 +1,23 @@
-"""The analysis of whole models: nothing is silent, names decide nothing, form decides nothing, time is linear."""
+"""The analysis of whole models: nothing is silent, and what is shared or tied is said to be."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from disguises import DISGUISES, copy, renamed, reordered, shapes_forgotten, with_other_values
+from disguises import copy
+from gallery import EVERY, MODELS, model_of
 from graphs import analysed, build, tensor, weights
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxinit.analysis.analyse import analyse
-from onnxinit.analysis.weight import ROLES, Analysis, Use, Weight
+from onnxinit.analysis.weight import ROLES, Analysis, Use
 from onnxinit.errors import ModelError
 from onnxinit.model import ModelFile
-
-MODELS = {p.stem: p for p in sorted((Path(__file__).parents[2] / "models").glob("*.onnx"))}
-
-SMALL: dict[str, Callable[[], onnx.ModelProto]] = {
-    "norms, gates, residual": lambda: build(
-        """(float[n,t,8] x) => (float[n,t,8] y) { m = ReduceMean<axes = [-1]>(x) d = Sub(x, m) q = Mul(d, d)
-        v = ReduceMean<axes = [-1]>(q) e = Add(v, eps) s = Sqrt(e) u = Div(d, s) g = Mul(u, g1) h = Add(g, b1)
-        p = MatMul(h, w) a, c = Split<axis = -1>(p) o = Sigmoid(c) i = Mul(a, o) l = MatMul(i, w2) k = Mul(l, ls)
-        y = Add(x, k) }""",
-        eps=np.array(1e-5, np.float32), g1=(8,), b1=(8,), w=(8, 24), w2=(12, 8), ls=(8,),
-    ),
-    "a cell in a scan": lambda: build(
-        """(float[5,n,4] x, float[n,6] h0) => (float[n,6] last, float[5,n,6] all) {
-        last, all = Scan<num_scan_inputs = 1, body = c
-        (float[n,6] h, float[n,4] xt) => (float[n,6] h2, float[n,6] out) {
-        p = MatMul(xt, w) q = MatMul(h, r) s = Add(p, q) z = Add(s, b) h2 = Tanh(z) out = Identity(h2) }>(h0, x) }""",
-        w=(4, 6), r=(6, 6), b=(6,),
-    ),
-    "a function called twice": lambda: build(
-        """(float[n,3,9,9] x) => (float[n,3,9,9] y) { h = local.Block(x, w1, b1) y = local.Block(h, w2, b2) }""",
-        functions="""<domain: "local", opset_import: ["": 17]> Block (a, m, c) => (b) {
-        k = Constant<value = float[3,1,1,1] {1, 2, 3}>() h = Conv<pads = [1, 1, 1, 1]>(a, m, c)
-        d = Conv<group = 3>(h, k) b = Relu(d) }""",
-        w1=(3, 3, 3, 3), b1=(3,), w2=(3, 3, 3, 3), b2=(3,),
-    ),
-    "attention": lambda: build(
-        """(int64[n,t] ids) => (float[n,t,50] y) { x = Gather(table, ids) l = LayerNormalization(x, g, b)
-        p = MatMul(l, w) q, k, v = Split<axis = -1>(p) kt = Transpose<perm = [0, 2, 1]>(k) s = MatMul(q, kt)
-        c = Div(s, scale) m = Add(c, mask) a = Softmax(m) o = MatMul(a, v) h = Add(x, o) f = MatMul(h, up)
-        e = Erf(f) one = Constant<value_float = 1.0>() e1 = Add(e, one) d = Mul(f, e1) z = MatMul(d, down)
-        r = Add(h, z) th = Transpose(table) y = MatMul(r, th) }""",
-        table=(50, 8), g=(8,), b=(8,), w=(8, 24), scale=np.array(math.sqrt(8), np.float32), up=(8, 32), down=(32, 8),
-        mask=np.triu(np.full((6, 6), -np.inf, np.float32), 1),
-    ),
-}  # fmt: skip
-
-
-def model_of(name: str) -> onnx.ModelProto:
-    return SMALL[name]() if name in SMALL else onnx.load(MODELS[name])
-
-
-EVERY = [*SMALL, *MODELS]
-
-
-def nameless(analysis: Analysis) -> tuple[list[object], list[object]]:
-    """What the analysis says by place in the file, without any name."""
-    number = {w.id: i for i, w in enumerate(analysis.weights)}
-    said = [
-        replace(
-            w,
-            id="",
-            name="",
-            scope="",
-            uses=tuple(replace(u, node="") for u in w.uses),
-            tied_to=tuple(str(number[t]) for t in w.tied_to),
-            shares=str(number[w.shares]) if w.shares else "",
-        )
-        for w in analysis.weights
-    ]
-    return list(said), [replace(k, id="", name="", scope="") for k in analysis.kept]
-
-
-def gist(weight: Weight) -> tuple[object, ...]:
-    """What must not depend on the form of the file."""
-    names = tuple(sorted(f.name for f in fs) for fs in (weight.upstream, weight.downstream))
-    return weight.role, weight.shape, weight.fan_in, weight.fan_out, weight.groups, weight.blocks, weight.layout, names
-
-
-def gists(model: onnx.ModelProto) -> dict[str, tuple[object, ...]]:
-    """By name; the tensors of a function that is called twice have one."""
-    return {w.name: gist(w) for w in analysed(model).weights}
-
 
 # ---------------------------------------------------------------- nothing is silent
 
@@ -384,50 +308,6 @@ def test_a_sparse_weight_is_kept() -> None:
     assert "sparse" in kept(model)["w"]
 
 
-# ---------------------------------------------------------------- names decide nothing, nor does the form
-
-
-@pytest.mark.parametrize("name", EVERY)
-@settings(max_examples=5)
-@given(seed=st.integers(0, 2**32))
-def test_names_decide_nothing(name: str, seed: int) -> None:
-    model = model_of(name)
-    assert nameless(analysed(renamed(model, seed))) == nameless(analysed(model))
-
-
-@pytest.mark.parametrize("name", EVERY)
-@settings(max_examples=3)
-@given(seed=st.integers(0, 2**32))
-def test_the_order_of_the_file_decides_nothing(name: str, seed: int) -> None:
-    model = model_of(name)
-    assert gists(reordered(model, seed)) == gists(model)
-
-
-@pytest.mark.parametrize("name", EVERY)
-@settings(max_examples=3)
-@given(seed=st.integers(0, 2**32))
-def test_the_values_of_weights_decide_nothing(name: str, seed: int) -> None:
-    model = model_of(name)
-    found = analysed(model)
-    other = analysed(with_other_values(model, {w.name for w in found.weights}, seed))
-    assert nameless(other) == nameless(found)
-
-
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("disguise", DISGUISES)
-def test_the_form_of_the_file_decides_nothing(name: str, disguise: str) -> None:
-    model = model_of(name)
-    truth, found = gists(model), gists(DISGUISES[disguise](model))
-    assert {n: g[0] for n, g in found.items()} == {n: g[0] for n, g in truth.items()}
-    assert found == truth
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_shapes_that_are_written_down_decide_nothing(name: str) -> None:
-    model = model_of(name)
-    assert gists(shapes_forgotten(model)) == gists(model)
-
-
 # ---------------------------------------------------------------- the whole network
 
 
@@ -448,117 +328,3 @@ def test_the_model_is_left_as_it_is(name: str) -> None:
     before = copy(file.proto)
     analyse(file)
     assert file.proto == before
-
-
-# ---------------------------------------------------------------- large graphs
-
-
-Block = tuple[list[onnx.NodeProto], dict[str, list[int]]]  # nodes from one value to the next, and what they store
-Step = Callable[[int, str], Block]
-
-
-def chain(blocks: int, step: Step) -> onnx.ModelProto:
-    """Blocks one after another from x to y."""
-    nodes: list[onnx.NodeProto] = []
-    shapes: dict[str, list[int]] = {}
-    at = "x"
-    for i in range(blocks):
-        made, stored = step(i, at)
-        nodes += made
-        shapes |= stored
-        at = made[-1].output[0]
-    nodes.append(helper.make_node("Identity", [at], ["y"]))
-    held = [helper.make_tensor(n, 1, s, bytes(4 * math.prod(s)), raw=True) for n, s in shapes.items()]
-    ends = [helper.make_tensor_value_info(n, 1, [2, 4]) for n in "xy"]
-    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], held)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def node(op: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
-    return helper.make_node(op, inputs.split(), [output], **attributes)
-
-
-def residual(i: int, x: str) -> Block:
-    return [
-        node("MatMul", f"{x} w{i}", f"a{i}"), node("Add", f"a{i} b{i}", f"c{i}"), node("Relu", f"c{i}", f"d{i}"),
-        node("MatMul", f"d{i} v{i}", f"e{i}"), node("Add", f"{x} e{i}", f"f{i}"),
-    ], {f"w{i}": [4, 4], f"b{i}": [4], f"v{i}": [4, 4]}  # fmt: skip
-
-
-def normed(i: int, x: str) -> Block:
-    """A norm written out, a gate and a residual sum."""
-    return [
-        node("ReduceMean", x, f"m{i}", axes=[-1]), node("Sub", f"{x} m{i}", f"d{i}"),
-        node("Mul", f"d{i} d{i}", f"q{i}"), node("ReduceMean", f"q{i}", f"v{i}", axes=[-1]),
-        node("Sqrt", f"v{i}", f"s{i}"), node("Div", f"d{i} s{i}", f"n{i}"), node("Mul", f"n{i} g{i}", f"o{i}"),
-        node("MatMul", f"o{i} w{i}", f"h{i}"), node("Sigmoid", f"h{i}", f"z{i}"), node("Mul", f"h{i} z{i}", f"u{i}"),
-        node("Add", f"{x} u{i}", f"f{i}"),
-    ], {f"g{i}": [4], f"w{i}": [4, 4]}  # fmt: skip
-
-
-def shared(i: int, x: str) -> Block:
-    return [node("MatMul", f"{x} w", f"a{i}"), node("Add", f"a{i} b", f"c{i}"), node("Tanh", f"c{i}", f"d{i}")], {
-        "w": [4, 4], "b": [4],
-    }  # fmt: skip
-
-
-def cell(i: int, x: str) -> Block:
-    """A recurrent cell, unrolled."""
-    return [
-        node("MatMul", "x w", f"p{i}"), node("MatMul", f"{x} r", f"q{i}"), node("Add", f"p{i} q{i}", f"s{i}"),
-        node("Tanh", f"s{i}", f"h{i}"),
-    ], {"w": [4, 4], "r": [4, 4]}  # fmt: skip
-
-
-def pointwise(i: int, x: str) -> Block:
-    layer = [node("MatMul", "x w", "start")] if i == 0 else []
-    return [*layer, node(("Tanh", "Relu", "Sigmoid")[i % 3], "start" if i == 0 else x, f"a{i}")], {"w": [4, 4]}
-
-
-def moved(i: int, x: str) -> Block:
-    """A weight that is turned again and again before it is used."""
-    made = [node("Transpose", "w" if i == 0 else f"t{i - 1}", f"t{i}")]
-    return [*made, node("MatMul", f"x t{i}", f"a{i}"), node("Relu", f"a{i}", f"r{i}")], {"w": [4, 4]}
-
-
-def steps_of(model: onnx.ModelProto) -> int:
-    """How many functions are called to analyse it: time, without a clock."""
-    file, count = ModelFile.of(model), 0
-
-    def tick(frame: object, event: str, argument: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(tick)
-    try:
-        analyse(file)
-    finally:
-        sys.setprofile(before)
-    return count
-
-
-@pytest.mark.parametrize("step", [residual, normed, shared, cell, pointwise])
-def test_time_grows_with_the_graph_and_no_faster(step: Step) -> None:
-    once, twice = (steps_of(chain(n // len(step(1, "x")[0]), step)) for n in (1250, 2500))
-    assert twice < 2.2 * once
-
-
-@pytest.mark.parametrize("step", [residual, normed, shared, cell, pointwise, moved])
-def test_a_deep_graph_is_walked_without_recursion(step: Step) -> None:
-    found = analysed(chain(3000 // max(1, len(step(1, "x")[0]) - 1), step))
-    assert found.weights
-    assert not found.kept
-
-
-def test_hundreds_of_slices_of_one_tensor() -> None:
-    """Every step of an unrolled model reads its own matrix of one stack."""
-
-    def step(i: int, x: str) -> Block:
-        index = helper.make_node("Constant", [], [f"i{i}"], value_int=i)
-        return [index, node("Gather", f"w i{i}", f"m{i}"), node("MatMul", f"{x} m{i}", f"a{i}")], {"w": [800, 4, 4]}
-
-    once, twice = (steps_of(chain(n, step)) for n in (400, 800))
-    assert twice < 2.3 * once
-    (w,) = analysed(chain(800, step)).weights
-    assert (w.blocks, w.fan_in, w.fan_out) == (800, 4, 4)
