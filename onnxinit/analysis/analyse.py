@@ -16,12 +16,12 @@ from onnx import TensorProto
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
-from onnxinit.analysis.inference import with_shapes
 from onnxinit.analysis.keeping import attribute_lists, stored_aside, unused_id
 from onnxinit.analysis.norms import find_norms
 from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Key, Reading, Row, load_plugins
 from onnxinit.analysis.quantisation import Codes, Quantisation
 from onnxinit.analysis.recurrence import find_cells
+from onnxinit.analysis.required import check_required
 from onnxinit.analysis.shapes import fill_shapes
 from onnxinit.analysis.shaping import layout_of
 from onnxinit.analysis.surroundings import Surroundings
@@ -81,7 +81,8 @@ def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Anal
             operator does not fit its operands.
     """
     with _no_collection():
-        view = GraphView(with_shapes(file.proto))
+        check_required(file.proto)
+        view = GraphView(file.proto)
         if any(node.domain not in DOMAINS for node in view.nodes):
             load_plugins()
         fill_shapes(view)

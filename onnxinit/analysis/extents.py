@@ -1,6 +1,6 @@
 """The shapes of what operators make, as far as those of their operands are known.
 
-A row here is what the analysis needs of an operator that moves elements, where ONNX's own inference does not reach: in
+A row here is what the analysis needs of an operator that moves elements, where the file does not say it: in
 functions, in loops, in graphs that are not sorted.
 """
 

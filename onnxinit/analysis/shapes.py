@@ -1,4 +1,4 @@
-"""Shapes and shape arithmetic that ONNX's own inference leaves open.
+"""Shapes and shape arithmetic, as far as a file leaves them open.
 
 Exporters that do not fold constants write shapes as arithmetic (Shape, Gather, Concat, Div ...), inside loops and
 functions too. `fill_shapes` goes once through the view in topological order; it evaluates small integer vectors element

@@ -1,4 +1,4 @@
-"""ONNX's own shape inference, for models that it can be trusted with."""
+"""Inputs that operators require: a node without one is said to be broken before anything is made of it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,15 @@ from onnxinit.errors import ModelError
 _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
 
-def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the shapes that ONNX infers; as it is where the inference gives up.
+def check_required(model: onnx.ModelProto) -> None:
+    """Check that no node lacks an input that its operator requires.
 
     Raises:
-        ModelError: A node lacks an input that its operator requires. (Inference does not survive every such node, and
-            no runtime takes it.)
+        ModelError: One does; no runtime takes it.
     """
     _check(model.graph.node, _Required(model.opset_import))
     for function in model.functions:
         _check(function.node, _Required(function.opset_import))
-    try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return model
 
 
 class _Required:
