@@ -136,7 +136,7 @@ class Quantisation:
         bias = self._bias(stored, taken) if stored.data_type == _T.INT32 else None
         if bias is not None and not sources:
             return Codes(tuple(taken), self._entered(bias, []))
-        made = {self._quantised(stored, s, shape, bits) for s in sources}
+        made = {self._quantised(stored, s, shape, bits, packed=bool(packed)) for s in sources}
         if len(made) != 1:
             raise _UnknownError
         (one,) = made
@@ -241,8 +241,9 @@ class Quantisation:
 
     # ------------------------------------------------------------ what they say
 
-    def _quantised(self, stored: StoredTensor, source: _Source, shape: tuple[int, ...], bits: int) -> Quantised:
-        packed = shape != stored.dims
+    def _quantised(
+        self, stored: StoredTensor, source: _Source, shape: tuple[int, ...], bits: int, *, packed: bool
+    ) -> Quantised:
         low, high = (0, (1 << bits) - 1) if packed else _CODES[stored.data_type][:2]
         unsigned = packed or stored.data_type in _UNSIGNED
         path, grain = _held(source.scale), _stored_grain(source, shape)
@@ -258,7 +259,8 @@ class Quantisation:
         one = replace(one, zero_point=_held(source.zero_point))
         if not one.zero_point:
             raise _UnknownError
-        if not packed and _size(source.zero_point) not in (1, math.prod(one.grid)):
+        same = source.zero_point.dtype == stored.data_type and _size(source.zero_point) in (1, math.prod(one.grid))
+        if not (_fills(source.zero_point, one) if packed else same):
             raise _UnknownError
         held = self._walker.read(one.zero_point)
         if held is None:  # as it is done mostly
