@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 import onnx
@@ -23,6 +24,11 @@ from onnxinit.analysis.view import Node, Value
 from onnxinit.analysis.weight import ROLES
 
 TESTED = {"onnx": (1, 23), "onnxruntime": (1, 32)}
+
+
+def _release(package: ModuleType) -> tuple[int, ...]:
+    return tuple(int(n) for n in package.__version__.split(".")[:2])
+
 
 WITH_WEIGHTS = {*OPERATORS, *(("", op) for op in ARITHMETIC)}
 
@@ -42,8 +48,7 @@ RUNTIME = _newest(get_all_operator_schema())
 def test_every_operator_is_known_or_named_as_without_weights(package: Any, schemas: Mapping[Key, Any]) -> None:
     assert len(schemas) > 150
     unknown = sorted(set(schemas) - WITH_WEIGHTS - set(NO_WEIGHTS))
-    release = tuple(int(n) for n in package.__version__.split(".")[:2])
-    if unknown and release > TESTED[package.__name__]:
+    if unknown and _release(package) > TESTED[package.__name__]:
         warnings.warn(
             f"{package.__name__} {package.__version__} has operators that no table names: {unknown}", stacklevel=1
         )
@@ -65,6 +70,9 @@ def test_the_inputs_named_are_inputs_of_the_operator(key: Key) -> None:
         pytest.skip("of another release")
     named = {*HOLDS.get(key, {}), *KEEPS.get(key, {})}
     variadic = bool(schema.inputs) and "Variadic" in str(schema.inputs[-1].option)
+    package = onnx if key in ONNX else onnxruntime
+    if _release(package) < TESTED[package.__name__] and max(named) >= len(schema.inputs):
+        pytest.skip("an earlier release has fewer inputs")
     assert variadic or max(named) < len(schema.inputs)
 
 
