@@ -16,6 +16,8 @@ import onnx.parser
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as Missing
+from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 import onnxinit
@@ -113,6 +115,14 @@ def static(folder: Path, form: QuantFormat, **options: Any) -> onnx.ModelProto:
     return onnx.load(folder / "q.onnx")
 
 
+def needs(old: onnx.ModelProto, **feed: Array) -> None:
+    """Skip where this release of ONNX Runtime does not run the model as it was."""
+    try:
+        run(old, **feed)
+    except (Missing, RuntimeException) as error:
+        pytest.skip(f"ONNX Runtime: {error}"[:200])
+
+
 FEED = np.random.default_rng(5).standard_normal((1, 8, 12, 12), np.float32)
 
 
@@ -142,6 +152,7 @@ def test_models_of_quantize_static(form: QuantFormat, per_channel: bool, kind: Q
         assert roles[ident.replace("_quantized", "_scale")] == "quant_scale"
         codes = np.abs(values[ident].astype(np.int64) - zero.reshape(along).astype(np.int64))
         assert codes.max() >= 127  # the range is used
+    needs(old, x=FEED)
     assert np.isfinite(run(new, x=FEED)).all()
     old_values = arrays(old)
     moved = {w.id for w in result.weights}
@@ -424,13 +435,15 @@ def test_products_of_integers_have_their_scale_behind_them() -> None:
             q=codes(TensorProto.INT8, (30, 4, 3, 3)),
             s=np.full((30, 1, 1), 9, np.float32),
         )
+        feed = np.random.default_rng(0).standard_normal((1, 4, 6, 6), np.float32)
+        needs(model, x=feed)
         new, result = drawn(model)
         assert {w.id: w.role for w in result.weights} == {"q": "weight", "s": "quant_scale"}
         held = arrays(new)
         assert held["s"].shape == (30, 1, 1)
         assert len(np.unique(held["s"])) == 30
         assert_std(held["q"] * held["s"].astype(np.float64)[..., None], np.sqrt(2 / 36))
-        assert np.isfinite(run(new, x=np.random.default_rng(0).standard_normal((1, 4, 6, 6), np.float32))).all()
+        assert np.isfinite(run(new, x=feed)).all()
 
 
 def test_the_bias_of_a_quantised_convolution_is_in_units_of_its_scales() -> None:

@@ -22,6 +22,18 @@ from onnxinit.analysis.operators import (
     quantised,
     turned_by,
 )
+from onnxinit.analysis.scales import (
+    LINKS,
+    PACKED,
+    Source,
+    UnknownFormError,
+    blocks_of_look_up,
+    blocks_of_operand,
+    blocks_of_turning,
+    held_in,
+    size_of,
+    stored_grain,
+)
 from onnxinit.analysis.trail import Trail
 from onnxinit.analysis.view import Node, Value
 from onnxinit.analysis.views import step
@@ -41,15 +53,9 @@ _CODES: Mapping[int, tuple[float, float, int]] = {
     _T.FLOAT8E5M2FNUZ: (-57344.0, 57344.0, 8),
 }
 _UNSIGNED = frozenset({_T.UINT4, _T.UINT8, _T.UINT16})
-_PACKED = "MatMulNBits"
 _PACKED_BITS = (4, 8)
-_LINKS = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _TURNING = "DequantizeLinear"
 _LAYERS_WITH_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
-
-
-class _UnknownError(Exception):
-    """What is not understood of a quantised tensor; whoever catches it keeps the tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +71,6 @@ class Codes:
     found: tuple[Found, ...] = ()
     quantised: Quantised | None = None
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where one use takes scale and zero point from, and along which axes of the operand the scales run."""
-
-    scale: Value
-    zero_point: Value | None
-    trail: Trail
-    blocks: tuple[int, ...] | None  # along each axis of the operand, neighbours with one scale; None: one for all
-    uses: tuple[tuple[Node, int], ...]
 
 
 @dataclass(slots=True)
@@ -113,23 +108,23 @@ class Quantisation:
             return Codes(reason=reason)
         try:
             return self._understood(stored, values, taken)
-        except _UnknownError as e:
+        except UnknownFormError as e:
             return Codes(reason=f"{reason}: {e}" if e.args else reason)
 
     def _understood(self, stored: StoredTensor, values: Sequence[Value], taken: list[Found]) -> Codes:
         shape, bits = stored.dims, _CODES.get(stored.data_type, (0, 0, 0))[2]
-        packed = [f for f in taken if f.site.node.op == _PACKED]
+        packed = [f for f in taken if f.site.node.op == PACKED]
         if packed:
             node = packed[0].site.node
             bits = node.int_attribute("bits", 4)
             shape = (*stored.dims[:2], node.int_attribute("block_size", 0))
             if len(packed) < len(taken) or bits not in _PACKED_BITS or node.int_attribute("weight_prepacked", 0):
-                raise _UnknownError
+                raise UnknownFormError
             if math.prod(shape) * bits != 8 * math.prod(stored.dims) or stored.data_type != _T.UINT8:
-                raise _UnknownError
+                raise UnknownFormError
             taken = [_unpacked(f, shape) for f in taken]
         if not bits or not math.prod(shape):
-            raise _UnknownError
+            raise UnknownFormError
         sources = [s for v in values for s in self._turned(v)] + [
             s for f in taken if _TURNING not in f.site.trail.via and (s := self._operands(f)) is not None
         ]
@@ -138,7 +133,7 @@ class Quantisation:
             return Codes(tuple(taken), self._entered(bias, []))
         made = {self._quantised(stored, s, shape, bits, packed=bool(packed)) for s in sources}
         if len(made) != 1:
-            raise _UnknownError
+            raise UnknownFormError
         (one,) = made
         if bias is not None and math.prod(one.grid) == math.prod(bias.grid):
             one = replace(one, factors=bias.factors)
@@ -146,7 +141,7 @@ class Quantisation:
 
     # ------------------------------------------------------------ where scales come from
 
-    def _turned(self, value: Value) -> Iterator[_Source]:
+    def _turned(self, value: Value) -> Iterator[Source]:
         """The DequantizeLinear nodes that a tensor comes to, moved only, or looked up in."""
         stack = [(value, Trail.of([n or 0 for n in value.shape or ()]))]
         seen: set[tuple[int, int, int]] = set()
@@ -157,21 +152,21 @@ class Quantisation:
                     continue
                 seen.add(key)
                 if node.op == _TURNING and at == 0:
-                    yield _unmoved(self._source(node, (1, 2), trail, _blocks_of_turning(node, trail)))
+                    yield _unmoved(self._source(node, (1, 2), trail, blocks_of_turning(node, trail)))
                 elif (following := step(node, at, trail)) is not None:
                     stack.extend(following)
                 elif node.op == "Gather" and at == 0 and (turning := turned_by(node)) is not None:
                     found = trail.through("Gather")
-                    yield _unmoved(self._source(turning, (1, 2), found, _blocks_of_look_up(node, turning, trail)))
+                    yield _unmoved(self._source(turning, (1, 2), found, blocks_of_look_up(node, turning, trail)))
 
-    def _source(self, node: Node, at: tuple[int, int], trail: Trail, blocks: tuple[int, ...] | None) -> _Source:
+    def _source(self, node: Node, at: tuple[int, int], trail: Trail, blocks: tuple[int, ...] | None) -> Source:
         scale, zero = node.input(at[0]), node.input(at[1])
         if scale is None:
-            raise _UnknownError
+            raise UnknownFormError
         uses = ((node, at[0]), *([(node, at[1])] if zero is not None else []))
-        return _Source(scale, zero, trail, blocks, uses)
+        return Source(scale, zero, trail, blocks, uses)
 
-    def _operands(self, found: Found) -> _Source | None:
+    def _operands(self, found: Found) -> Source | None:
         """Scale and zero point among the operands of a quantised operator, or the scale of an integer product."""
         site = found.site
         at = PARAMETERS.get((site.node.domain, site.node.op), {}).get(site.at)
@@ -180,14 +175,14 @@ class Quantisation:
         axis = found.verdict.out_axis if isinstance(found.verdict, Reading) else None
         if at[0] >= 0:
             source = self._source(site.node, at, site.trail, None)
-            return replace(source, blocks=_blocks_of_operand(site, source.scale, axis))
+            return replace(source, blocks=blocks_of_operand(site, source.scale, axis))
         product = self._factor(site.node)
         if product is None:
             return None
         scale, use = product
         zero = site.node.input(at[1]) if at[1] >= 0 else None
         uses = (use, *([(site.node, at[1])] if zero is not None else []))
-        return _Source(scale, zero, site.trail, _blocks_of_operand(site, scale, axis), uses)
+        return Source(scale, zero, site.trail, blocks_of_operand(site, scale, axis), uses)
 
     @staticmethod
     def _factor(node: Node) -> tuple[Value, tuple[Node, int]] | None:
@@ -230,8 +225,8 @@ class Quantisation:
             scales = [t.input(1) if t is not None and t.op == _TURNING else None for t in turned]
         if len(taken) > 1 or len(scales) != 2:
             return None
-        paths = [_held(v) if v is not None else "" for v in scales]
-        sizes = [_size(v) if v is not None else 0 for v in scales]
+        paths = [held_in(v) if v is not None else "" for v in scales]
+        sizes = [size_of(v) if v is not None else 0 for v in scales]
         dims = stored.dims
         if not all(paths) or sizes[0] != 1 or sizes[1] not in (1, math.prod(dims)):
             return None
@@ -242,33 +237,35 @@ class Quantisation:
     # ------------------------------------------------------------ what they say
 
     def _quantised(
-        self, stored: StoredTensor, source: _Source, shape: tuple[int, ...], bits: int, *, packed: bool
+        self, stored: StoredTensor, source: Source, shape: tuple[int, ...], bits: int, *, packed: bool
     ) -> Quantised:
         low, high = (0, (1 << bits) - 1) if packed else _CODES[stored.data_type][:2]
         unsigned = packed or stored.data_type in _UNSIGNED
-        path, grain = _held(source.scale), _stored_grain(source, shape)
+        path, grain = held_in(source.scale), stored_grain(source, shape)
         if not path or grain is None or source.scale.dtype not in FLOATS:
-            raise _UnknownError
+            raise UnknownFormError
         one = Quantised(path, "", float(1 << bits - 1) if unsigned else 0.0, grain, low, high, bits, shape)
-        if math.prod(one.grid) != _size(source.scale):
-            raise _UnknownError
+        if math.prod(one.grid) != size_of(source.scale):
+            raise UnknownFormError
         if source.zero_point is None:
             if unsigned and not packed:
-                raise _UnknownError("it is unsigned and has no zero point, so that it holds no negative values")
+                raise UnknownFormError("it is unsigned and has no zero point, so that it holds no negative values")
             return one
-        one = replace(one, zero_point=_held(source.zero_point))
+        one = replace(one, zero_point=held_in(source.zero_point))
         if not one.zero_point:
-            raise _UnknownError
-        same = source.zero_point.dtype == stored.data_type and _size(source.zero_point) in (1, math.prod(one.grid))
+            raise UnknownFormError
+        same = source.zero_point.dtype == stored.data_type and size_of(source.zero_point) in (1, math.prod(one.grid))
         if not (_fills(source.zero_point, one) if packed else same):
-            raise _UnknownError
+            raise UnknownFormError
         held = self._walker.read(one.zero_point)
         if held is None:  # as it is done mostly
             return replace(one, zero=None if unsigned else one.zero)
-        centred = (zero_points(held, one) == one.zero).all()
-        return one if centred else replace(one, zero=None)
+        points = zero_points(held, one)
+        middle = float(points.flat[0])  # of unsigned codes 127 or 128; some kernels want one for all channels
+        centred = (points == middle).all() and abs(middle - (one.zero or 0.0)) <= unsigned
+        return replace(one, zero=middle if centred else None)
 
-    def _entered(self, one: Quantised, sources: Sequence[_Source]) -> Quantised:
+    def _entered(self, one: Quantised, sources: Sequence[Source]) -> Quantised:
         """Note the tensors of scales and zero points, with the uses of them that are understood."""
         for table, path, uses in (
             (self._scales, one.scale, [s.uses[0] for s in sources if s.uses]),
@@ -324,11 +321,11 @@ def _unpacked(found: Found, shape: tuple[int, ...]) -> Found:
     site = Site(found.site.node, found.site.at, Trail.of(shape))
     reading = OPERATORS[site.node.domain, site.node.op](site)
     if reading is None or found.site.trail != Trail.of(found.site.trail.shape):
-        raise _UnknownError
+        raise UnknownFormError
     return Found(site, reading)
 
 
-def _unmoved(source: _Source) -> _Source:
+def _unmoved(source: Source) -> Source:
     """A table that is looked up in before its codes become real values keeps its scales: none of their uses counts."""
     return replace(source, uses=()) if "Gather" in source.trail.via else source
 
@@ -345,7 +342,7 @@ def _fills(value: Value, one: Quantised) -> bool:
     count = math.prod(one.grid)
     if value.dtype == _T.UINT8 and one.bits == 4:
         count = one.grid[0] * -(-one.grid[1] // 2)
-    return _size(value) == count
+    return size_of(value) == count
 
 
 def _is_understood(values: Sequence[Value], uses: Sequence[tuple[Node, int]]) -> bool:
@@ -359,7 +356,7 @@ def _is_understood(values: Sequence[Value], uses: Sequence[tuple[Node, int]]) ->
         for node, at in value.uses:
             if (id(node), at) in known:
                 continue
-            if node.op not in _LINKS or at:
+            if node.op not in LINKS or at:
                 return False
             front.extend(v for v in node.outputs if v is not None)
     return True
@@ -367,85 +364,3 @@ def _is_understood(values: Sequence[Value], uses: Sequence[tuple[Node, int]]) ->
 
 def _uses(held: _Parameter) -> tuple[Use, ...]:
     return tuple(Use(node.op, node.name, at) for node, at in sorted(held.uses, key=lambda u: u[0].index))
-
-
-def _held(value: Value) -> str:
-    """The path of the stored tensor that a value is but for its shape and precision, "" where it is none."""
-    while not value.tensor:
-        node = value.producer
-        before = node.input(0) if node is not None and node.op in _LINKS else None
-        if before is None:
-            return ""
-        value = before
-    return value.tensor if value.where != "sparse" else ""
-
-
-def _size(value: Value) -> int:
-    return math.prod(n or 0 for n in value.shape) if value.shape is not None else 0
-
-
-# ---------------------------------------------------------------- along which axes scales run
-
-
-def _blocks_of_turning(node: Node, trail: Trail) -> tuple[int, ...] | None:
-    """The neighbours with one scale along each axis of what a DequantizeLinear reads; None where all share one."""
-    scale = node.input(1)
-    if scale is None or scale.shape is None or _size(scale) == 1:
-        return None
-    shape, block = trail.shape, node.int_attribute("block_size", 0)
-    axis = node.int_attribute("axis", 1)
-    if not -len(shape) <= axis < len(shape) or len(scale.shape) not in (1, len(shape)):
-        raise _UnknownError
-    axis %= len(shape)
-    if len(scale.shape) == len(shape) > 1 or block:
-        return tuple((block if i == axis else 1) for i in range(len(shape)))
-    return tuple((1 if i == axis else n) for i, n in enumerate(shape))
-
-
-def _blocks_of_look_up(look_up: Node, turning: Node, trail: Trail) -> tuple[int, ...] | None:
-    """Likewise for a table that is looked up in before: scales may run along its last axis, which no index replaces."""
-    scale, out = turning.input(1), out_value(look_up)
-    if scale is None or _size(scale) == 1:
-        return None
-    rank = len(out.shape) if out is not None and out.shape is not None else 0
-    last = turning.int_attribute("axis", 1) in (-1, rank - 1) and out_value(look_up) is turning.input(0)
-    if not last or len(trail.shape) != 2 or look_up.int_attribute("axis", 0) % 2 or _size(scale) != trail.shape[1]:
-        raise _UnknownError
-    return (trail.shape[0], 1)
-
-
-def _blocks_of_operand(site: Site, scale: Value, axis: int | None) -> tuple[int, ...] | None:
-    """Likewise for an operand of a quantised operator, whose outputs run along an axis."""
-    shape, size = site.shape, _size(scale)
-    if size == 1:
-        return None
-    dims = tuple(n or 0 for n in scale.shape or ())
-    if site.node.op == _PACKED:
-        return (1, 1, shape[2])
-    if site.node.op == "DynamicQuantizeLSTM":
-        return (1, shape[1], 1) if len(dims) == 2 else (1, *shape[1:])
-    if axis is not None and size == shape[axis] and max(dims) == size:
-        return tuple((1 if i == axis else n) for i, n in enumerate(shape))
-    if len(dims) == len(shape) and all(s in (1, n) for s, n in zip(dims, shape, strict=True)):
-        return tuple((1 if s == n else n) for s, n in zip(dims, shape, strict=True))
-    raise _UnknownError
-
-
-def _stored_grain(source: _Source, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Blocks along the axes of an operand, brought back to those of the tensor."""
-    blocks, trail = source.blocks, source.trail
-    if blocks is None:
-        return shape
-    along = [i for i, (b, n) in enumerate(zip(blocks, trail.shape, strict=True)) if b < n]
-    if trail.lost or trail.extent != shape or (len(along) > 1 and trail.spans != Trail.of(shape).spans):
-        return None
-    grain = list(shape)
-    for i in along:
-        span = trail.spans[i]
-        if len(span.factors) != 1 or span.total != span.size:
-            return None
-        (digit,) = span.factors
-        if digit.axis < 0 or digit.stride != 1 or digit.size != shape[digit.axis]:
-            return None
-        grain[digit.axis] = blocks[i]
-    return tuple(grain)

@@ -44,7 +44,7 @@ def held_to_old_scales(analysis: Analysis, entries: Collection[Entry]) -> Iterat
     fitted = {analysis.by_id[e.id].path for e in entries if e.scheme.name == REFIT}
     for entry in entries:
         quantised = analysis.by_id[entry.id].quantised
-        if quantised is not None and not fitted & {quantised.scale, *quantised.factors} and entry.std:
+        if quantised is not None and not fitted & {quantised.scale, *quantised.factors} and entry.std != 0:
             yield entry.id
 
 

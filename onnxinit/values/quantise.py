@@ -94,7 +94,7 @@ class Fitting:
         low, high = _range([(o, values) for o, values in owners])
         if one.zero is not None:
             zero = np.full(1, one.zero)
-            scale = np.maximum(-low, high) / (one.high - one.zero)
+            scale = np.maximum(-low, high) / min(one.high - one.zero, one.zero - one.low)
         elif one.zero_point in self._types:
             scale = rounded(_or_one((high - low) / (one.high - one.low)), dtype)
             return scale, np.clip(np.rint(one.low - low / scale), one.low, one.high)
