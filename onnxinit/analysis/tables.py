@@ -47,12 +47,18 @@ def is_neutral(values: Values) -> bool:
 
 
 def is_computed(values: Values) -> bool:
-    """Whether a table is a mask, climbs in equal steps along an axis, or holds sines and cosines."""
+    """Whether a table is a mask or a grid, climbs in equal steps along an axis, or holds sines and cosines."""
     held = values()
     if held is None or held.size < 6:
         return False
     table = held.astype(np.float64)
-    return 2 <= np.unique(table).size <= _FEW or _climbs(table) or _is_sinusoidal(table)
+    distinct = np.unique(table).size
+    return 2 <= distinct <= _FEW or _is_grid(table, distinct) or _climbs(table) or _is_sinusoidal(table)
+
+
+def _is_grid(table: npt.NDArray[np.float64], distinct: int) -> bool:
+    """Whether a table holds points or boxes (two to four numbers each) of a grid: the same numbers again and again."""
+    return table.ndim > 1 and 2 <= table.shape[-1] <= 4 and table.size >= 64 and distinct * 8 <= table.size
 
 
 def _climbs(table: npt.NDArray[np.float64]) -> bool:
