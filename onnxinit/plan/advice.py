@@ -10,6 +10,7 @@ INSTEAD = "; orthogonal in place of delta_orthogonal, since it has fewer outputs
 
 _KERNELS = frozenset({"weight", "input_weight", "recurrent_weight", "embedding"})
 _SHOWN = 3
+_DEEP = 10  # layers over which a signal that each makes several times larger becomes one that no float holds
 
 
 def advise(entries: Sequence[Entry], kept: Iterable[Left], held: Iterable[str]) -> Iterator[str]:
@@ -31,6 +32,12 @@ def advise(entries: Sequence[Entry], kept: Iterable[Left], held: Iterable[str]) 
         yield (
             f"{_count(replaced)} fewer outputs than inputs and cannot be delta_orthogonal, so orthogonal draws them: "
             f"{_some(replaced)}"
+        )
+    unit = [e.id for e in entries if e.scheme.name == "sparse" and "std" not in dict(e.scheme.params)]
+    if len(unit) >= _DEEP and not any(e.role == "norm_scale" for e in entries):
+        yield (
+            f"{_count(unit)} values of unit variance whatever the fan, and no norm holds the signal, so that it can "
+            f"overflow: {_some(unit)}; sparse:std=0.37 keeps it through rectifiers"
         )
     other = [e.id for e in entries if e.role == "other"]
     if other:
