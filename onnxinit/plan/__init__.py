@@ -3,6 +3,7 @@
 from onnxinit.plan.blocks import asked_std, block_of, label, parts_of, work_type
 from onnxinit.plan.fit import fit_plan
 from onnxinit.plan.make import entry_of, make_plan
+from onnxinit.plan.measured import Measured, aside_path
 from onnxinit.plan.patterns import Pattern
 from onnxinit.plan.plan import Entry, Gain, Left, Plan, Vector
 from onnxinit.plan.refit import REFIT
@@ -13,10 +14,12 @@ __all__ = [
     "Entry",
     "Gain",
     "Left",
+    "Measured",
     "Pattern",
     "Plan",
     "Rule",
     "Vector",
+    "aside_path",
     "asked_std",
     "block_of",
     "entry_of",

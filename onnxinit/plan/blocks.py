@@ -43,6 +43,8 @@ def asked_std(weight: Weight, spec: Spec, gain: Gain) -> float | None:
 
     Formula: sqrt(E[(g std)^2 + (g mean - M)^2]), M = E[g mean], over the gains and over the parts by their size.
     """
+    if spec.pending:
+        return None
     gains = gain.values if isinstance(gain, Vector) else (gain,)
     g = math.fsum(gains) / max(1, len(gains))
     apart = math.hypot(*(x - g for x in gains)) / math.sqrt(max(1, len(gains)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from onnxinit.analysis.weight import Analysis, Weight
 from onnxinit.schemes import ROLE_DEFAULTS, Spec, auto_spec
 
+SIGNAL_ROLES = frozenset({"weight", "input_weight"})  # what --scheme is for, and a pass over the signal can settle
+
 # A recurrent weight follows the scheme for kernels only where it is one of these.
 _ALSO_RECURRENT = frozenset({"zeros", "ones", "constant", "identity", "keep"})
 
@@ -21,7 +23,7 @@ def default_spec(weight: Weight, scheme: Spec, analysis: Analysis) -> tuple[Spec
         analysis: The whole, for the depth of the network.
     """
     role = weight.role
-    if role in ("weight", "input_weight") or (role == "recurrent_weight" and scheme.name in _ALSO_RECURRENT):
+    if role in SIGNAL_ROLES or (role == "recurrent_weight" and scheme.name in _ALSO_RECURRENT):
         return scheme, f"the scheme for kernels, {scheme}"
     return _by_role(weight, analysis), f"the default of the role {role}"
 
@@ -42,8 +44,8 @@ def resolve_auto(weight: Weight, analysis: Analysis) -> tuple[Spec, str]:
     A kernel gets its scheme by its downstream activation. In a network without norms nothing corrects a variance that
     grows or shrinks, so there the gain is that of the upstream activation, which keeps it. Other roles get their own.
     """
-    if weight.role not in ("weight", "input_weight"):
-        return _by_role(weight, analysis), f"auto: the default of the role {weight.role}"
+    if weight.role not in SIGNAL_ROLES:
+        return _by_role(weight, analysis), f"the default of the role {weight.role}"
     spec = auto_spec(weight.downstream)
     if analysis.normless and spec.name != "lecun":
         upstream = _names(weight, upstream=True)

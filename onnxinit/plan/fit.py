@@ -53,7 +53,7 @@ def _fit(entry: Entry, weight: Weight) -> Entry:
             "make a plan for this model"
         )
     vector = entry.gain if isinstance(entry.gain, Vector) else None
-    if vector and (vector.axis not in range(len(weight.shape)) or len(vector.values) != weight.shape[vector.axis]):
+    if vector and not vector.fits(weight.shape):
         raise SchemeError(
             f"the plan's gain of '{entry.id}' has {len(vector.values)} values for axis {vector.axis}, "
             f"which does not fit {label(weight)}"
@@ -61,6 +61,11 @@ def _fit(entry: Entry, weight: Weight) -> Entry:
     gains = entry.gain.values if isinstance(entry.gain, Vector) else (entry.gain,)
     if not all(math.isfinite(g) and g >= 0 for g in gains):
         raise SchemeError(f"the plan's gain of '{entry.id}' must be finite and at least 0")
-    if entry.scheme.planned:
+    if entry.measured is not None and entry.measured.values.size != weight.size:
+        raise SchemeError(
+            f"the plan has {entry.measured.values.size} measured values of '{entry.id}', which do not fit "
+            f"{label(weight)}: make a plan for this model"
+        )
+    if entry.measured is None and entry.scheme.planned:
         raise SchemeError(f"the plan's scheme of '{entry.id}' is {entry.scheme}: a plan names what draws it")
-    return entry_of(weight, entry.scheme, entry.why, entry.gain, entry.draws_as)
+    return entry_of(weight, entry.scheme, entry.why, entry.gain, entry.draws_as, entry.measured)

@@ -9,13 +9,19 @@ from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Weight
 from onnxinit.errors import SchemeError
 from onnxinit.plan.advice import INSTEAD, advise
 from onnxinit.plan.blocks import asked_std, label
-from onnxinit.plan.defaults import default_spec, possible, resolve_auto
+from onnxinit.plan.defaults import SIGNAL_ROLES, default_spec, possible, resolve_auto
+from onnxinit.plan.measured import Measured
 from onnxinit.plan.patterns import Pattern
 from onnxinit.plan.plan import Entry, Gain, Left, Plan
 from onnxinit.plan.refit import REFIT, held_to_old_scales, with_fitted
 from onnxinit.plan.rules import Rule
 from onnxinit.sampling import STREAM
 from onnxinit.schemes import Spec, parse_spec, resolve_gain
+
+_NEVER_ASKED = {
+    REFIT: "the scales and zero points of quantised weights",
+    "measured": "tensors that a pass over calibration data measures",
+}
 
 
 def make_plan(
@@ -99,14 +105,14 @@ class _Choice:
         if left:
             return Left(weight.id, left)
         spec, why = self._spec(owner, same)
-        if spec.name == "auto":
+        if spec.name == "auto" or (spec.pending and owner.role not in SIGNAL_ROLES):
             spec, why = resolve_auto(owner, self.analysis)
         if spec.name == "keep":
             return Left(weight.id, f"kept by {why}")
-        if spec.name == REFIT:
+        if spec.name in _NEVER_ASKED:
             raise SchemeError(
-                f"{label(owner)} cannot be drawn by {spec}, {why}: it is what the scales and zero points of quantised "
-                "weights get; take a scheme that draws"
+                f"{label(owner)} cannot be drawn by {spec}, {why}: it is what {_NEVER_ASKED[spec.name]} get; take a "
+                "scheme that draws"
             )
         if not possible(spec, owner):
             spec, why = Spec.of("orthogonal", gain=spec.gain), why + INSTEAD
@@ -138,7 +144,14 @@ def _matching(patterns: Sequence[Pattern], same: Sequence[Weight]) -> list[Patte
     return [p for p in patterns if any(map(p.matches, same))]
 
 
-def entry_of(weight: Weight, spec: Spec, why: str, gain: Gain | None = None, draws_as: str = "") -> Entry:
+def entry_of(
+    weight: Weight,
+    spec: Spec,
+    why: str,
+    gain: Gain | None = None,
+    draws_as: str = "",
+    measured: Measured | None = None,
+) -> Entry:
     """The entry of one weight.
 
     Args:
@@ -147,6 +160,7 @@ def entry_of(weight: Weight, spec: Spec, why: str, gain: Gain | None = None, dra
         why: What chose the scheme.
         gain: The gain; if None, what the spec's gain means for the weight.
         draws_as: The id that its stream derives from, if not its own.
+        measured: Values in place of a sample.
 
     Raises:
         SchemeError: The scheme needs a fan that the weight has not.
@@ -154,7 +168,7 @@ def entry_of(weight: Weight, spec: Spec, why: str, gain: Gain | None = None, dra
     if gain is None:
         gain = resolve_gain(spec, weight.downstream, weight.upstream)
     try:
-        std = asked_std(weight, spec, gain)
+        std = measured.std(gain) if measured else asked_std(weight, spec, gain)
     except SchemeError as e:
         raise SchemeError(f"{label(weight)} cannot be drawn by {spec}, {why}: {e}") from None
     return Entry(
@@ -166,6 +180,7 @@ def entry_of(weight: Weight, spec: Spec, why: str, gain: Gain | None = None, dra
         gain=gain,
         std=std,
         draws_as=draws_as or weight.id,
-        exact=spec.scheme.exact_to,
+        exact="bytes" if measured else spec.scheme.exact_to,
         why=why,
+        measured=measured,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onnxinit.errors import SchemeError
+from onnxinit.plan.measured import Aside, Measured, read_aside
 from onnxinit.schemes import Spec, parse_spec
 
 FORMAT = "onnxinit.plan/1"
@@ -20,10 +22,22 @@ Exact = Literal["bytes", "1e-6"]
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """A gain that differs along one axis of the stored tensor: one value for each index there."""
+    """A gain that differs along one axis of the stored tensor.
+
+    Attributes:
+        axis: The axis.
+        values: One value for each index there, or one for each index there and on all axes before it, in stored order
+            (the gates of both directions of a recurrent kernel).
+    """
 
     axis: int
     values: tuple[float, ...]
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of some shape has the axis and as many indices."""
+        if self.axis not in range(len(shape)):
+            return False
+        return len(self.values) in (shape[self.axis], math.prod(shape[: self.axis + 1]))
 
 
 Gain = float | Vector
@@ -44,6 +58,7 @@ class Entry:
         draws_as: The id that its random stream derives from: its own, or that of the weight whose bytes it shares.
         exact: Whether the values are the same to the byte everywhere, or, where they need BLAS, to 1e-6.
         why: The rule, option or default that chose the scheme.
+        measured: Values that stand in place of a sample, where the entry was measured on data.
     """
 
     id: str
@@ -56,10 +71,21 @@ class Entry:
     draws_as: str
     exact: Exact
     why: str
+    measured: Measured | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The entry as a JSON object; what has its usual value is left out."""
+    @property
+    def pending(self) -> bool:
+        """Whether a pass over the signal has yet to say what the weight gets: no file holds such an entry."""
+        return self.scheme.pending and self.measured is None
+
+    def to_json(self, aside: Aside | None = None) -> dict[str, Any]:
+        """The entry as a JSON object; what has its usual value is left out.
+
+        Args:
+            aside: Takes larger measured values; they stand in the entry if it is not given.
+        """
         vector = self.gain if isinstance(self.gain, Vector) else None
+        measured = {} if self.measured is None else {"measured": self.measured.to_json(self.id, aside)}
         return {
             "id": self.id,
             "role": self.role,
@@ -71,12 +97,14 @@ class Entry:
             **({"draws_as": self.draws_as} if self.draws_as != self.id else {}),
             "exact": self.exact,
             "why": self.why,
+            **measured,
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Entry:
+    def from_json(cls, data: Mapping[str, Any], aside: Aside | None = None) -> Entry:
         """Read what `to_json` wrote."""
         gain = data["gain"]
+        measured = data.get("measured")
         return cls(
             id=data["id"],
             role=data["role"],
@@ -90,6 +118,7 @@ class Entry:
             draws_as=data.get("draws_as", data["id"]),
             exact=data["exact"],
             why=data["why"],
+            measured=None if measured is None else Measured.from_json(measured, aside or {}),
         )
 
 
@@ -121,27 +150,38 @@ class Plan:
 
     def digest(self) -> str:
         """SHA-256 (hex) of what determines the values: seed, stream, and of each entry the tensor, scheme and gain."""
-        entries = [[e.id, e.shape, e.dtype, str(e.scheme), e.to_json()["gain"], e.draws_as] for e in self.entries]
+        entries = [
+            [e.id, e.shape, e.dtype, str(e.scheme), e.to_json()["gain"], e.draws_as, *_sum(e.measured)]
+            for e in self.entries
+        ]
         text = json.dumps([self.seed, self.stream, entries], ensure_ascii=True, separators=(",", ":"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def to_json(self) -> dict[str, Any]:
-        """The plan as a JSON object."""
+    def to_json(self, aside: Aside | None = None) -> dict[str, Any]:
+        """The plan as a JSON object.
+
+        Args:
+            aside: Takes larger measured values by the id of their weight; they stand in the plan if it is not given.
+        """
         return {
             "format": FORMAT,
             "seed": self.seed,
             "stream": self.stream,
             "digest": self.digest(),
-            "entries": [e.to_json() for e in self.entries],
+            "entries": [e.to_json(aside) for e in self.entries],
             "kept": [{"id": k.id, "reason": k.reason} for k in self.kept],
             "warnings": list(self.warnings),
         }
 
     @classmethod
-    def from_json(cls, data: Any) -> Plan:
+    def from_json(cls, data: Any, aside: Aside | None = None) -> Plan:
         """Read what `to_json` wrote, or a report, which carries it as "plan".
 
         What was changed by hand since counts: the digest that stands there is not looked at.
+
+        Args:
+            data: The JSON value.
+            aside: Larger measured values by the id of their weight.
 
         Raises:
             SchemeError: It is no plan, of another format, or incomplete.
@@ -153,7 +193,7 @@ class Plan:
             return cls(
                 seed=int(data["seed"]),
                 stream=int(data["stream"]),
-                entries=tuple(map(Entry.from_json, data["entries"])),
+                entries=tuple(Entry.from_json(e, aside) for e in data["entries"]),
                 kept=tuple(Left(k["id"], k["reason"]) for k in data["kept"]),
                 warnings=tuple(map(str, data["warnings"])),
             )
@@ -176,6 +216,10 @@ class Plan:
         except ValueError as e:
             raise SchemeError(f"the plan {path} is not JSON ({e}): give a file that --report wrote") from None
         try:
-            return cls.from_json(data)
+            return cls.from_json(data, read_aside(Path(path)))
         except SchemeError as e:
             raise SchemeError(f"the plan {path}: {e}") from None
+
+
+def _sum(measured: Measured | None) -> list[str]:
+    return [] if measured is None else [measured.digest()]

@@ -56,3 +56,11 @@ register(
         family="constant",
     )
 )
+register(
+    Scheme(
+        "measured",
+        summary="What a pass over calibration data measured: running statistics, biases that centre their layer.",
+        formula="running_mean = E[x], running_var = Var[x] per channel; bias = -E[y]",
+        family="constant",
+    )
+)

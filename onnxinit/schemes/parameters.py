@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from onnxinit.errors import SchemeError
 
 Value = float | int | bool | str
-Kind = Literal["number", "integer", "flag", "choice"]
+Kind = Literal["number", "integer", "flag", "choice", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,8 @@ class Parameter:
             return "one of " + ", ".join(self.choices)
         if self.kind == "flag":
             return "true or false"
+        if self.kind == "text":
+            return "a text"
         return f"{'an integer' if self.kind == 'integer' else 'a number'}, {self.range}"
 
     def read(self, value: object, scheme: str) -> Value:
@@ -81,6 +83,8 @@ class Parameter:
             return value if isinstance(value, str) and value in self.choices else None
         if self.kind == "flag":
             return value if isinstance(value, bool) else {"true": True, "false": False}.get(str(value).lower())
+        if self.kind == "text":
+            return value if isinstance(value, str) and value else None
         number = as_number(value)
         if number is None or not self.range.least <= number <= self.range.most:
             return None
@@ -109,8 +113,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
     """The parameters of a scheme's function: its keyword-only arguments.
 
-    A Literal is a choice, bool a flag, int an integer, float a number, `| None` may be left open; bounds stand in
-    `Annotated[float, Range(...)]`, and the help in the docstring's Args.
+    A Literal is a choice, bool a flag, int an integer, float a number, str a text, `| None` may be left open;
+    bounds stand in `Annotated[float, Range(...)]`, and the help in the docstring's Args.
 
     Raises:
         SchemeError: An argument has no default, or is of another type.
@@ -138,12 +142,12 @@ def _parameter(p: inspect.Parameter, hint: Any, text: str, function: Callable[..
         hint = next(a for a in args if a is not NoneType)
     if get_origin(hint) is Literal:
         choices, hint = get_args(hint), str
-    kinds: dict[Any, Kind] = {bool: "flag", int: "integer", float: "number"}
+    kinds: dict[Any, Kind] = {bool: "flag", int: "integer", float: "number", str: "text"}
     kind = "choice" if choices else kinds.get(hint)
     if kind is None:
         raise SchemeError(
-            f"the scheme function {function.__qualname__}: the parameter '{p.name}' must be a float, int, bool or "
-            "Literal of words"
+            f"the scheme function {function.__qualname__}: the parameter '{p.name}' must be a float, int, bool, "
+            "str or Literal of words"
         )
     default = float(p.default) if kind == "number" and p.default is not None else p.default
     return Parameter(p.name, kind, default, text, choices, bounds)

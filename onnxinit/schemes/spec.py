@@ -68,6 +68,11 @@ class Spec:
         """Whether the plan must put something in its place (auto, keep): there is nothing to draw."""
         return self.scheme.law is None and self.scheme.make is None
 
+    @property
+    def pending(self) -> bool:
+        """Whether a pass over the signal settles what it means for a weight."""
+        return self.scheme.by_pass
+
     def without_gain(self) -> Spec:
         """The same at gain 1, for a plan that keeps the gain beside it."""
         return replace(self, gain="paper")

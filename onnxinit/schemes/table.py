@@ -80,6 +80,7 @@ class Scheme:
             `make` draws.
         paper: (params, downstream activations) -> the gain of the paper.
         check: Raises SchemeError for parameters that do not go together.
+        by_pass: Whether a pass over the signal (LSUV and the like) puts something in its place, a plan into a plan.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Scheme:
     moments: Callable[..., tuple[float, float]] | None = None
     paper: Callable[[Params, Sequence[Activation]], float] | None = None
     check: Callable[[Params], None] | None = None
+    by_pass: bool = False
 
     def paper_gain(self, params: Params, downstream: Sequence[Activation]) -> float:
         """The gain of the paper: sqrt(2 / (1 + slope^2)) for he, 1 for the others."""
@@ -169,6 +171,7 @@ def scheme(
     check: Callable[[Params], None] | None = None,
     make_if: tuple[str, Callable[..., Any]] | None = None,
     moments: Callable[..., tuple[float, float]] | None = None,
+    by_pass: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function as a scheme.
 
@@ -190,6 +193,8 @@ def scheme(
         check: Raises SchemeError for parameters that do not go together.
         make_if: A flag parameter, and the structured function that takes over where it is set.
         moments: Mean and standard deviation of what a structured function draws, from the block and the parameters.
+        by_pass: Whether a pass over the signal settles what weights get: the function is never called, its parameters
+            and docstring describe the pass.
 
     Returns:
         The decorator; it gives the function back as it was.
@@ -201,7 +206,7 @@ def scheme(
     def add(function: Function) -> Function:
         arguments = inspect.signature(function).parameters.values()
         positional = [p for p in arguments if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        if len(positional) not in (1, 2):
+        if len(positional) not in ((0,) if by_pass else (1, 2)):
             raise SchemeError(
                 f"the scheme function {function.__qualname__} must take (block) or (block, stream), and its parameters "
                 "as keyword-only arguments after a *"
@@ -221,12 +226,13 @@ def scheme(
                 gain=gain,
                 symmetric=symmetric,
                 exact_to=exact_to or ("1e-6" if structured else "bytes"),
-                law=None if structured else function,
+                law=None if structured or by_pass else function,
                 make=function if structured else make_if[1] if make_if else None,
                 make_if=make_if[0] if make_if else "",
                 moments=moments,
                 paper=paper,
                 check=check,
+                by_pass=by_pass,
             )
         )
         return function

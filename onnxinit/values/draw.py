@@ -13,10 +13,10 @@ import numpy.typing as npt
 from onnxinit.analysis.weight import Analysis, Part, Weight
 from onnxinit.errors import ModelError, SchemeError
 from onnxinit.model import Chunk, Fresh
-from onnxinit.plan import REFIT, Entry, Plan, Vector, block_of, label, parts_of, work_type
+from onnxinit.plan import REFIT, Entry, Measured, Plan, Vector, block_of, label, parts_of, work_type
 from onnxinit.sampling import CHUNK, stream, weight_key
 from onnxinit.values.codes import Read, real_weight
-from onnxinit.values.laws import Law, law_of
+from onnxinit.values.laws import Along, Law, law_of
 from onnxinit.values.quantise import Encoded, Fitted, Fitting
 from onnxinit.values.rounding import STORED, Floats, Stored
 
@@ -92,7 +92,10 @@ class Values:
         """
         if not self.weight.size:
             return
-        if not self.entry.scheme.structured:
+        if self.entry.measured is not None:
+            for at in range(0, self.weight.size, CHUNK):
+                yield self._job(at, min(CHUNK, self.weight.size - at), partial(self._measured, self.entry.measured, at))
+        elif not self.entry.scheme.structured:
             law = law_of(self.weight, self.entry)
             for at in range(0, self.weight.size, CHUNK):
                 yield self._job(at, min(CHUNK, self.weight.size - at), partial(self._independent, law, at))
@@ -127,6 +130,12 @@ class Values:
         law.sample(stream(self.key, at // CHUNK), at, out)
         return out
 
+    def _measured(self, held: Measured, at: int, count: int) -> Floats:
+        out: Floats = held.values[at : at + count].astype(self._stored.work)
+        gain = self.entry.gain
+        each = Along.axis(gain.values, gain.axis, self.weight.shape).of(at, out) if isinstance(gain, Vector) else gain
+        return np.multiply(out, each, out=out)
+
     def _block(self, part: Part | None, index: int, number: int) -> Floats:
         """One block at the entry's gain, unless that is a vector: (out, in, *kernel)."""
         drawn = self.entry.scheme.draw(block_of(self.weight, part, index), stream(self.key, number))
@@ -152,9 +161,12 @@ class Values:
 
 
 def _along(gain: Vector, weight: Weight) -> Floats:
-    """A vector so that it multiplies along its axis of the stored tensor."""
+    """A vector so that it multiplies along its axes of the stored tensor."""
     shape = [1] * len(weight.shape)
-    shape[gain.axis] = -1
+    if len(gain.values) == weight.shape[gain.axis]:
+        shape[gain.axis] = -1
+    else:
+        shape[: gain.axis + 1] = weight.shape[: gain.axis + 1]
     return np.asarray(gain.values, work_type(weight.dtype)).reshape(shape)
 
 

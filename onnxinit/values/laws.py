@@ -31,7 +31,7 @@ class Along:
 
     @classmethod
     def axis(cls, values: Sequence[float] | npt.NDArray[np.float64], axis: int, shape: Sequence[int]) -> Along:
-        """The numbers of an axis of a tensor of some shape."""
+        """The numbers of an axis of a tensor of some shape, or of it and all axes before it."""
         return cls(np.asarray(values, np.float64), math.prod(shape[axis + 1 :]))
 
     def of(self, at: int, out: Floats) -> Floats:

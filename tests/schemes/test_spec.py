@@ -20,6 +20,8 @@ def values(parameter: Parameter) -> st.SearchStrategy[object]:
         return st.sampled_from(parameter.choices)
     if parameter.kind == "flag":
         return st.booleans()
+    if parameter.kind == "text":
+        return st.sampled_from(["he", "xavier_normal", "orthogonal"])
     least, most = max(parameter.range.least, -1e6), min(parameter.range.most, 1e6)
     if parameter.name in ("low", "high"):  # kept in order
         least, most = (-9.0, -1.0) if parameter.name == "low" else (-0.5, 9.0)

@@ -19,15 +19,15 @@ from onnxinit.schemes import SCHEMES, Block, Distribution, Range, Scheme, find, 
 @pytest.mark.parametrize("row", SCHEMES.values(), ids=str.lower and [s for s in SCHEMES])
 def test_every_row_says_what_it_is(row: Scheme) -> None:
     assert row.summary and not row.summary.startswith("Formula") and row.formula
-    assert row.family in ("constant", "independent", "fan", "structured", "defaults")
+    assert row.family in ("constant", "independent", "fan", "structured", "defaults", "passes")
     assert row.source or row.family in ("constant", "independent") or row.name in ("embedding",)
     for parameter in row.parameters:
         assert parameter.help, parameter.name
         assert parameter.takes
     for alias in row.aliases:
         assert find(alias) is row
-    assert not (row.law is None and row.make is None) or row.name in ("auto", "keep", "refit")
-    assert parse_spec(row.name).planned == (row.name in ("auto", "keep", "refit"))
+    planned = row.by_pass or row.name in ("auto", "keep", "refit", "measured")
+    assert (row.law is None and row.make is None) == planned == parse_spec(row.name).planned
 
 
 def test_the_names_of_the_field_are_there() -> None:
@@ -123,7 +123,7 @@ def positional(block: Block, stream: Stream, depth: int = 0) -> Any: ...
 @pytest.mark.parametrize(
     "name, function, message",
     [
-        ("mine", wrong_kind, "wrong_kind: the parameter 'depth' must be a float, int, bool or Literal of words"),
+        ("mine", wrong_kind, "wrong_kind: the parameter 'depth' must be a float, int, bool, str or Literal of words"),
         ("mine", no_default, "no_default: give the parameter 'depth' a default"),
         ("mine", no_block, r"no_block must take \(block\) or \(block, stream\)"),
         ("mine", positional, r"positional must take \(block\) or \(block, stream\)"),

@@ -1,0 +1,48 @@
+"""Schemes that look at signals: a pass over the network settles the gains or values of their weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from onnxinit.errors import SchemeError
+from onnxinit.schemes.parameters import Range
+from onnxinit.schemes.spec import parse_spec
+from onnxinit.schemes.table import Params, scheme
+
+
+def check_base(params: Params) -> None:
+    """See that the base is a scheme that draws.
+
+    Raises:
+        SchemeError: There is no such scheme, or it leaves the choice to the plan.
+    """
+    if parse_spec(params["base"]).planned:
+        raise SchemeError(f"base must be a scheme that draws, such as orthogonal or he, not '{params['base']}'")
+
+
+@scheme("lsuv", by_pass=True, check=check_base)
+def lsuv(
+    *,
+    base: str = "orthogonal",
+    target_std: Annotated[float, Range(least=1e-30, most=1e30)] = 1.0,
+    tol: Annotated[float, Range(least=0.0)] = 0.02,
+    max_iter: Annotated[int, Range(least=1)] = 10,
+    per_channel: bool = False,
+    center: bool = False,
+    shared: Literal["first", "mean"] = "first",
+) -> None:
+    """Layer-sequential unit variance: every layer's output measured on data, layer after layer, and scaled.
+
+    Formula: w = target_std / std(y) * base, y the layer's output on the calibration data, in execution order
+
+    Source: Mishkin, Matas: All you need is a good init, ICLR 2016, arXiv:1511.06422
+
+    Args:
+        base: The scheme that draws the weights which are then scaled.
+        target_std: The standard deviation of every layer's output.
+        tol: Where a layer takes several runs, they end when its variance over the target's is within tol of 1.
+        max_iter: The most runs of such a layer.
+        per_channel: Whether every output channel gets the target std, not the output as a whole.
+        center: Whether the layer's bias is set so that its output has mean 0.
+        shared: What counts for a weight with several uses: the first, or the geometric mean of their stds.
+    """
