@@ -1,8 +1,9 @@
 """Rules, and the plan: for every weight its scheme, gain and seed, or the reason why it is kept."""
 
 from onnxinit.plan.blocks import asked_std, block_of, label, parts_of, work_type
+from onnxinit.plan.defaults import SIGNAL_ROLES
 from onnxinit.plan.fit import fit_plan
-from onnxinit.plan.make import entry_of, make_plan
+from onnxinit.plan.make import base_entry, entry_of, make_plan
 from onnxinit.plan.measured import Measured, aside_path
 from onnxinit.plan.patterns import Pattern
 from onnxinit.plan.plan import Entry, Gain, Left, Plan, Vector
@@ -11,6 +12,7 @@ from onnxinit.plan.rules import Rule
 
 __all__ = [
     "REFIT",
+    "SIGNAL_ROLES",
     "Entry",
     "Gain",
     "Left",
@@ -21,6 +23,7 @@ __all__ = [
     "Vector",
     "aside_path",
     "asked_std",
+    "base_entry",
     "block_of",
     "entry_of",
     "fit_plan",

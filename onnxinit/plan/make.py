@@ -184,3 +184,18 @@ def entry_of(
         why=why,
         measured=measured,
     )
+
+
+def base_entry(entry: Entry, analysis: Analysis) -> Entry:
+    """What draws a weight whose entry is pending, before a pass settles its gain: the base that its scheme names.
+
+    Raises:
+        SchemeError: The base cannot draw the weight.
+    """
+    weight = analysis.by_id[entry.id]
+    owner = analysis.by_id[weight.shares] if weight.shares else weight
+    spec, why = parse_spec(str(entry.scheme.values["base"])), f"the base of {entry.scheme}"
+    if not possible(spec, owner):
+        spec, why = Spec.of("orthogonal", gain=spec.gain), why + INSTEAD
+    made = entry_of(owner, spec, why, draws_as=entry.draws_as)
+    return replace(made, id=weight.id, role=weight.role, shape=weight.shape)

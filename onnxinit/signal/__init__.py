@@ -1,7 +1,23 @@
-"""Data through the model: calibration feeds."""
+"""Data through the model: calibration data, pieces run in ONNX Runtime, LSUV and other passes from a plan to a plan."""
 
 from onnxinit.signal.feeds import DataOptions, Feeds, open_feeds, parse_dims
+from onnxinit.signal.findings import Finding, Signal
 from onnxinit.signal.images import ImageOptions
 from onnxinit.signal.inputs import Input, model_inputs
+from onnxinit.signal.settle import Calibration, settle
+from onnxinit.signal.walk import Running
 
-__all__ = ["DataOptions", "Feeds", "ImageOptions", "Input", "model_inputs", "open_feeds", "parse_dims"]
+__all__ = [
+    "Calibration",
+    "DataOptions",
+    "Feeds",
+    "Finding",
+    "ImageOptions",
+    "Input",
+    "Running",
+    "Signal",
+    "model_inputs",
+    "open_feeds",
+    "parse_dims",
+    "settle",
+]

@@ -1,0 +1,125 @@
+"""The values of a model's stored tensors as a plan makes them, drawn when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxinit.analysis import Analysis, Weight
+from onnxinit.model import Fresh, ModelFile
+from onnxinit.plan import REFIT, Entry, Gain, Plan, Vector
+from onnxinit.values import fresh, real_values
+
+Array = npt.NDArray[np.generic]
+
+_HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+
+class Supply:
+    """What every stored tensor holds, by its path; nothing is kept.
+
+    A pass sets entries as it settles them: what is drawn afterwards follows them.
+
+    Args:
+        plan: What is drawn.
+        analysis: What the tensors are.
+        file: Where the values lie that the plan keeps.
+    """
+
+    def __init__(self, plan: Plan, analysis: Analysis, file: ModelFile):
+        self.analysis = analysis
+        self.file = file
+        self._plan = plan
+        self._entries = {e.id: e for e in plan.entries}
+        self._by_path = {w.path: w for w in analysis.weights}
+        self._quantised: Mapping[str, Fresh] | None = None  # the values of all weights, made for the quantised ones
+
+    @property
+    def plan(self) -> Plan:
+        """The plan with the entries that were set."""
+        return replace(self._plan, entries=tuple(self._entries[e.id] for e in self._plan.entries))
+
+    def weight(self, path: str) -> Weight | None:
+        """The weight at a path, None for a constant."""
+        return self._by_path.get(path)
+
+    def entry(self, path: str) -> Entry | None:
+        """What the plan draws at a path, None where it keeps what is there."""
+        weight = self._by_path.get(path)
+        return None if weight is None else self._entries.get(weight.id)
+
+    def set(self, entry: Entry) -> None:
+        """Settle an entry; weights that share its bytes follow."""
+        weight = self.analysis.by_id[entry.id]
+        shared = [w for w in weight.tied_to if (o := self.analysis.by_id.get(w)) and o.shares == entry.id]
+        for ident in (entry.id, *shared):
+            if ident in self._entries:
+                self._entries[ident] = replace(entry, id=ident, draws_as=entry.draws_as)
+        if weight.quantised is not None:
+            self._quantised = None
+
+    def array(self, path: str) -> Array:
+        """The values of a tensor as they are stored, float16 and bfloat16 as float32.
+
+        Raises:
+            ModelError: They are kept, and not there.
+        """
+        stored = self.file.tensors[path]
+        entry = self.entry(path)
+        if entry is None:
+            values = self.file.array(path)
+        else:
+            raw = _drawn(self._values(entry, path))
+            proto = TensorProto(data_type=stored.data_type, dims=stored.dims, raw_data=raw.tobytes())
+            values = (
+                numpy_helper.to_array(proto)
+                if stored.nbytes != raw.size or _packed(stored.data_type)
+                else raw.view(helper.tensor_dtype_to_np_dtype(stored.data_type)).reshape(stored.dims)
+            )
+        return values.astype(np.float32) if stored.data_type in _HALVES else values
+
+    def real(self, path: str) -> Array:
+        """The real values that the codes of a quantised weight stand for, float32."""
+        weight = self._by_path[path]
+        return real_values(weight, self.array)
+
+    def _values(self, entry: Entry, path: str) -> Fresh:
+        """What draws a tensor; of quantised ones the scales follow from the values of all that they are for."""
+        if self._by_path[path].quantised is None and entry.scheme.name != REFIT:
+            alone = replace(self._plan, entries=(entry,))
+            return fresh(alone, self.analysis)[path]
+        if self._quantised is None:
+            self._quantised = fresh(self.plan, self.analysis, self.file.array)
+        return self._quantised[path]
+
+
+def _drawn(values: Fresh) -> npt.NDArray[np.uint8]:
+    """All bytes of a tensor's fresh values."""
+    out = np.empty(values.nbytes, np.uint8)
+    for chunk in values.chunks():
+        out[chunk.offset : chunk.offset + chunk.nbytes] = np.frombuffer(chunk.draw(), np.uint8)
+    return out
+
+
+def _packed(data_type: int) -> bool:
+    return data_type in (TensorProto.INT4, TensorProto.UINT4)
+
+
+def times(gain: Gain, factor: float | Vector) -> Gain:
+    """A gain multiplied by a factor, or by one for each index along an axis.
+
+    Two vectors along different axes have no product that is a gain.
+    """
+    if isinstance(gain, Vector) and isinstance(factor, Vector):
+        assert gain.axis == factor.axis, "gains along two axes"
+        return Vector(gain.axis, tuple(a * b for a, b in zip(gain.values, factor.values, strict=True)))
+    if isinstance(gain, Vector):
+        return Vector(gain.axis, tuple(a * float(cast(float, factor)) for a in gain.values))
+    if isinstance(factor, Vector):
+        return Vector(factor.axis, tuple(gain * b for b in factor.values))
+    return gain * factor
