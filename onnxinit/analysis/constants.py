@@ -193,6 +193,11 @@ def _slice(node: Node, x: Sequence[Known | None]) -> npt.ArrayLike:
     return data[tuple(cut)]
 
 
+def _product(node: Node, x: Sequence[Known | None]) -> npt.ArrayLike:
+    held = np.asarray(_first(x), np.int64)
+    return np.prod(held).reshape([1] * held.ndim if node.int_attribute("keepdims", 1) else [])
+
+
 def _first(x: Sequence[Known | None]) -> Known:
     if not x or x[0] is None:
         raise ValueError("an operand is missing")
@@ -209,8 +214,6 @@ _FOLDS: dict[str, _Fold] = {
     "Transpose": lambda node, x: np.transpose(_first(x), node.ints_attribute("perm")),
     "Concat": lambda node, x: np.concatenate([_first([k]) for k in x], node.int_attribute("axis", 0)),
     "Gather": lambda node, x: np.take(_first(x), _first(x[1:]).astype(np.int64), node.int_attribute("axis", 0)),
-    "ReduceProd": lambda node, x: np.prod(
-        np.asarray(_first(x), np.int64), keepdims=bool(node.int_attribute("keepdims", 1))
-    ),
+    "ReduceProd": _product,
 }
 _FOLDABLE = frozenset({*_FOLDS, "ConstantOfShape", "Shape"})

@@ -17,7 +17,7 @@ from onnxinit.errors import SchemeError
 from onnxinit.schemes.parameters import Parameter, Value, docstring_field, nearest, parameters_of
 
 Params = Mapping[str, Any]
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.floating[Any]]
 Exactness = Literal["bytes", "1e-6"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -40,7 +40,7 @@ class Block:
     fan_in: float | None = None
     fan_out: float | None = None
     name: str = ""
-    dtype: np.dtype[np.floating] = field(default=np.dtype(np.float32))
+    dtype: np.dtype[np.floating[Any]] = field(default=np.dtype(np.float32))
 
     def fan(self, mode: str) -> float:
         """The fan of a mode: fan_in, fan_out, fan_avg (their mean) or fan_geo_avg (their geometric mean).
