@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -24,3 +29,24 @@ def own_table() -> Iterator[None]:
     for held, before in ((table._TABLE, rows), (table._NAMES, names)):
         held.clear()
         held.update(before)
+
+
+def dispatched() -> str:
+    """The instruction sets that numpy would choose from at run time and finds here."""
+    try:
+        from numpy._core import _multiarray_umath as umath
+    except ImportError:  # numpy 1
+        from numpy.core import _multiarray_umath as umath
+    return " ".join(name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name))
+
+
+@pytest.fixture(params=["", dispatched()], ids=["as it is", "no SIMD dispatch"])
+def printed(request: pytest.FixtureRequest) -> Callable[[Path], Any]:
+    """Run a script in a process of its own, with numpy's SIMD kernels and without, and read the JSON that it prints."""
+    surroundings = os.environ | ({"NPY_DISABLE_CPU_FEATURES": request.param} if request.param else {})
+
+    def run(script: Path) -> Any:
+        command = [sys.executable, str(script)]
+        return json.loads(subprocess.run(command, env=surroundings, capture_output=True, check=True).stdout)
+
+    return run

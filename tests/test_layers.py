@@ -18,6 +18,7 @@ ROOT = Path(onnxinit.__file__).parent
 # Top to bottom: each imports only from those above it.
 ROOMS = [
     "errors",
+    "plugins",
     "model",
     "analysis",
     "sampling",

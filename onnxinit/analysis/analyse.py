@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
+from onnxinit import plugins
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
 from onnxinit.analysis.keeping import attribute_lists, stored_aside, unused_id
 from onnxinit.analysis.norms import find_norms
-from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Key, Reading, Row, load_plugins
+from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Key, Reading, Row
 from onnxinit.analysis.quantisation import Codes, Quantisation
 from onnxinit.analysis.recurrence import find_cells
 from onnxinit.analysis.required import check_required
@@ -84,9 +85,9 @@ def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Anal
         check_required(file.proto)
         view = GraphView(file.proto)
         if any(node.domain not in DOMAINS for node in view.nodes):
-            load_plugins()
+            plugins.load_plugins(plugins.OPERATORS)
         fill_shapes(view)
-        constants = Constants(view, Reader(file))
+        constants = Constants(Reader(file))
         norms = find_norms(view, constants)
         walker = Walker(view, norms, Flow(view), Reader(file), operators)
         tensors = _name_cells(view, _read_all(file, view, walker))

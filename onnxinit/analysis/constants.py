@@ -10,7 +10,7 @@ import numpy.typing as npt
 from onnx import TensorProto, numpy_helper
 
 from onnxinit.analysis.pointwise import POINTWISE
-from onnxinit.analysis.view import GraphView, Node, Value
+from onnxinit.analysis.view import Node, Value
 
 Known = npt.NDArray[np.generic]
 
@@ -21,7 +21,6 @@ class Constants:
     """Values of small constants.
 
     Args:
-        view: The graph.
         read: Gives the values of a stored tensor by its path where the skeleton does not hold them (they are external);
             None where they are missing.
 
@@ -29,27 +28,26 @@ class Constants:
     Exporters that do not fold write sqrt(d) or an axis so. Each value is folded once, and without recursion.
     """
 
-    def __init__(self, view: GraphView, read: Callable[[str], Known | None] | None = None):
+    def __init__(self, read: Callable[[str], Known | None] | None = None):
         self._read = read
-        self._view = view  # keeps the values alive, whose identities are the keys
-        self._known: dict[int, Known | None] = {}
+        self._known: dict[Value, Known | None] = {}
 
     def constant(self, value: Value | None) -> Known | None:
         """The elements of a value of at most 256 elements: float64, int64 or bool; None where they are not known."""
-        if value is None or (id(value) not in self._known and _is_signal(value)):
+        if value is None or (value not in self._known and _is_signal(value)):
             return None
         stack = [value]
         while stack:
             at = stack[-1]
-            if id(at) not in self._known:
+            if at not in self._known:
                 operands = _operands(at)
-                waiting = [v for v in operands if id(v) not in self._known]
+                waiting = [v for v in operands if v not in self._known]
                 if waiting:
                     stack.extend(waiting)
                     continue
-                self._known[id(at)] = self._fold(at)
+                self._known[at] = self._fold(at)
             stack.pop()
-        return self._known[id(value)]
+        return self._known[value]
 
     def scalar(self, value: Value | None) -> float | None:
         """The one number that a value holds, whatever its rank; None where it holds several or is not known."""
@@ -75,7 +73,7 @@ class Constants:
         function = _FOLDS.get(node.op)
         if function is None:
             return None
-        operands = [self._known[id(v)] if v is not None else None for v in node.inputs]
+        operands = [self._known[v] if v is not None else None for v in node.inputs]
         if any(k is None and v is not None for k, v in zip(operands, node.inputs, strict=True)):
             return None
         try:
@@ -85,7 +83,8 @@ class Constants:
             return None  # the shapes do not fit: the file is odd, and nothing is known
 
     def _filled(self, node: Node) -> Known | None:
-        dims = self._known.get(id(node.inputs[0])) if node.inputs else None
+        shape = node.input(0)
+        dims = self._known[shape] if shape is not None else None
         if dims is None or not 0 <= math.prod(int(n) for n in dims.reshape(-1)) <= MOST:
             return None
         given = node.attributes.get("value")
@@ -193,6 +192,11 @@ def _slice(node: Node, x: Sequence[Known | None]) -> npt.ArrayLike:
     return data[tuple(cut)]
 
 
+def _product(node: Node, x: Sequence[Known | None]) -> npt.ArrayLike:
+    held = np.asarray(_first(x), np.int64)
+    return np.prod(held).reshape([1] * held.ndim if node.int_attribute("keepdims", 1) else [])
+
+
 def _first(x: Sequence[Known | None]) -> Known:
     if not x or x[0] is None:
         raise ValueError("an operand is missing")
@@ -209,8 +213,6 @@ _FOLDS: dict[str, _Fold] = {
     "Transpose": lambda node, x: np.transpose(_first(x), node.ints_attribute("perm")),
     "Concat": lambda node, x: np.concatenate([_first([k]) for k in x], node.int_attribute("axis", 0)),
     "Gather": lambda node, x: np.take(_first(x), _first(x[1:]).astype(np.int64), node.int_attribute("axis", 0)),
-    "ReduceProd": lambda node, x: np.prod(
-        np.asarray(_first(x), np.int64), keepdims=bool(node.int_attribute("keepdims", 1))
-    ),
+    "ReduceProd": _product,
 }
 _FOLDABLE = frozenset({*_FOLDS, "ConstantOfShape", "Shape"})

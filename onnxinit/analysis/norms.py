@@ -96,7 +96,7 @@ def find_norms(view: GraphView, constants: Constants | None = None) -> Norms:
         view: The graph; shapes, where known, tell a learned vector from a scalar.
         constants: Small static values, made anew where omitted.
     """
-    constants = constants or Constants(view)
+    constants = constants or Constants()
     norms = Norms()
     for node in view.nodes:
         norm = None

@@ -34,7 +34,7 @@ def erf(x: npt.ArrayLike) -> Array:
 
 def sigmoid(x: npt.ArrayLike) -> Array:
     """1 / (1 + exp(-x)), without overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(x, np.float64)))
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * np.asarray(x, np.float64))))
 
 
 def softplus(x: npt.ArrayLike) -> Array:
@@ -51,7 +51,7 @@ def gelu(x: npt.ArrayLike) -> Array:
 def gelu_tanh(x: npt.ArrayLike, c: float = math.sqrt(2.0 / math.pi), k: float = 0.044715) -> Array:
     """The tanh approximation of GELU; `c` and `k` are its two constants."""
     x = np.asarray(x, np.float64)
-    return 0.5 * x * (1.0 + np.tanh(c * (x + k * x**3)))
+    return np.asarray(0.5 * x * (1.0 + np.tanh(c * (x + k * x**3))))
 
 
 def elu(x: npt.ArrayLike, alpha: float = 1.0) -> Array:

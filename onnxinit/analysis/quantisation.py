@@ -308,12 +308,8 @@ def zero_points(held: npt.NDArray[np.generic], one: Quantised) -> npt.NDArray[np
     if held.dtype != np.uint8 or one.bits != 4:
         return held.reshape(-1).astype(np.float64)
     rows = held.astype(np.uint8).reshape(one.grid[0], -1)
-    return (
-        np.stack([rows & 15, rows >> 4], axis=-1)
-        .reshape(len(rows), -1)[:, : one.grid[1]]
-        .reshape(-1)
-        .astype(np.float64)
-    )
+    halves = np.stack([rows & 15, rows >> 4], axis=-1).reshape(len(rows), -1)[:, : one.grid[1]]
+    return np.asarray(halves.reshape(-1), np.float64)
 
 
 def _unpacked(found: Found, shape: tuple[int, ...]) -> Found:

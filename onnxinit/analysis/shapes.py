@@ -109,7 +109,7 @@ def _gather_values(node: Node, operands: Sequence[Known]) -> Known | None:
 
 
 def _divide(node: Node, operands: Sequence[Known]) -> Known:
-    return np.trunc(operands[0] / operands[1])
+    return np.asarray(np.trunc(operands[0] / operands[1]))
 
 
 def _fill(node: Node, operands: Sequence[Known]) -> Known | None:
@@ -155,7 +155,7 @@ _VALUES: dict[str, Callable[[Node, Sequence[Known]], Known | None]] = {
     "Expand": lambda n, o: o[0] * np.ones(o[1].astype(np.int64)),
     "ReduceProd": lambda n, o: np.asarray(np.prod(o[0])) if o[0].ndim == 1 else None,
     "ConstantOfShape": _fill,
-    "Range": lambda n, o: np.arange(float(o[0]), float(o[1]), float(o[2])),
+    "Range": lambda n, o: np.arange(float(o[0]), float(o[1]), float(o[2]), dtype=np.float64),
 }
 
 

@@ -70,7 +70,7 @@ class Surroundings:
     """
 
     def __init__(self, view: GraphView, constants: Constants | None = None, norms: Norms | None = None):
-        self._constants = constants or Constants(view)
+        self._constants = constants or Constants()
         self._norms = norms if norms is not None else find_norms(view, self._constants)
         self._functions = Functions(self._constants, frozenset(r for norm in self._norms for r in norm.readers))
         self._down: dict[int, tuple[Activation, ...]] = {}

@@ -13,10 +13,11 @@ from onnxinit.cli import options
 @options.as_json
 def command(as_json: bool) -> None:
     """List the schemes with their parameters, formulas and sources."""
+    from onnxinit import plugins
     from onnxinit.report.schemes import scheme_lines, scheme_record
-    from onnxinit.schemes import SCHEMES, load_plugins
+    from onnxinit.schemes import SCHEMES
 
-    load_plugins()
+    plugins.load_plugins(plugins.SCHEMES)
     if as_json:
         rows = [scheme_record(scheme) for scheme in SCHEMES.values()]
         click.echo(json.dumps({"format": "onnxinit.schemes/1", "schemes": rows}, indent=1))

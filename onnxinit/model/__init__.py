@@ -1,8 +1,9 @@
 """A model file: wire scanner, skeleton, where each tensor's bytes lie, writer."""
 
+from onnxinit.model.draft import draft
 from onnxinit.model.file import ModelFile
 from onnxinit.model.stream import Chunk, Fresh
 from onnxinit.model.tensor import StoredTensor
 from onnxinit.model.writer import build, write
 
-__all__ = ["Chunk", "Fresh", "ModelFile", "StoredTensor", "build", "write"]
+__all__ = ["Chunk", "Fresh", "ModelFile", "StoredTensor", "build", "draft", "write"]

@@ -6,16 +6,17 @@ import errno
 import hashlib
 import os
 import re
-import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import onnx
 
 from onnxinit.errors import ModelError
 from onnxinit.model import edits, external, skeleton
+from onnxinit.model.draft import draft
 from onnxinit.model.edits import DataFile
 from onnxinit.model.external import Region
 from onnxinit.model.file import ModelFile
@@ -73,11 +74,13 @@ def write(
         target.check(target.folder / data.name)
     _check_kept(model, data)
     try:
-        with _draft(target.folder) as (data_fd, data_draft), _draft(target.folder) as (model_fd, model_draft):
+        with draft(target.folder) as data_draft, draft(target.folder) as model_draft:
             if data.segments:
-                _fill(data_fd, data.size, data.segments, model, fresh, threads, progress)
-                segments = _with_sums(model, fresh, metadata, data, data_fd, segments)
-            _fill(model_fd, size, segments, model, fresh, threads, progress)
+                with open(data_draft, "x+b", buffering=0) as file:
+                    _fill(file, data.size, data.segments, model, fresh, threads, progress)
+                    segments = _with_sums(model, fresh, metadata, data, file, segments)
+            with open(model_draft, "x+b", buffering=0) as file:
+                _fill(file, size, segments, model, fresh, threads, progress)
             target.publish(model_draft, data_draft if data.segments else None, data.name)
     except OSError as error:
         if error.errno in _FULL:
@@ -150,7 +153,7 @@ def _with_sums(
     fresh: Mapping[str, Fresh],
     metadata: Mapping[str, str] | None,
     data: DataFile,
-    fd: int,
+    file: FileIO,
     segments: list[Segment],
 ) -> list[Segment]:
     """The segments of the model with the checksums of what was written to the data file, where it states any."""
@@ -158,7 +161,7 @@ def _with_sums(
     for segment in stating:
         digest = hashlib.sha1(usedforsecurity=False)
         for at in range(segment.at, segment.at + segment.nbytes, BLOCK):
-            digest.update(os.pread(fd, min(BLOCK, segment.at + segment.nbytes - at), at))
+            digest.update(os.pread(file.fileno(), min(BLOCK, segment.at + segment.nbytes - at), at))
         data.sums[segment.at] = digest.hexdigest()
     if stating:
         segments, _ = splice(model.source.size, edits.model_edits(model, fresh, data, metadata))
@@ -166,7 +169,7 @@ def _with_sums(
 
 
 def _fill(
-    fd: int,
+    file: FileIO,
     size: int,
     segments: list[Segment],
     model: ModelFile,
@@ -176,24 +179,12 @@ def _fill(
 ) -> None:
     def put(at: int, piece: memoryview) -> None:
         while piece.nbytes:
-            done = os.pwrite(fd, piece, at)
+            done = os.pwrite(file.fileno(), piece, at)  # asked anew: of a file that was closed meanwhile there is none
             piece, at = piece[done:], at + done
 
-    os.ftruncate(fd, size)
+    file.truncate(size)
     run(jobs(segments, model.source, fresh), put, threads, progress)
-    os.fsync(fd)
-
-
-@contextmanager
-def _draft(folder: Path) -> Iterator[tuple[int, Path]]:
-    """A temporary file that is gone afterwards unless it was renamed; its permissions are those of any new file."""
-    path = folder / f".onnxinit-{secrets.token_hex(8)}.tmp"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        yield fd, path
-    finally:
-        os.close(fd)
-        path.unlink(missing_ok=True)
+    os.fsync(file.fileno())
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,14 +237,14 @@ class _Target:
         """Rename the complete files, the model last, so that there is never a model with other data."""
         old = self._stale(data_name) if self.over_input else []
         data = self.folder / data_name
-        if data_draft is not None:
-            if os.path.lexists(data):
-                self.out.unlink(missing_ok=True)
-            os.replace(data_draft, data)
+        if data_draft is not None and os.path.lexists(data):
+            self.out.unlink(missing_ok=True)
         try:
-            os.replace(model_draft, self.out)
-        except BaseException:
             if data_draft is not None:
+                os.replace(data_draft, data)
+            os.replace(model_draft, self.out)
+        except BaseException:  # an interruption can come after the renaming that it interrupts
+            if data_draft is not None and not os.path.lexists(data_draft) and os.path.lexists(model_draft):
                 data.unlink(missing_ok=True)
             raise
         for path in old:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from onnxinit.plan.plan import Gain, Vector
 from onnxinit.schemes import Block, Spec
 
 
-def work_type(dtype: str) -> np.dtype[np.floating]:
+def work_type(dtype: str) -> np.dtype[np.floating[Any]]:
     """The type of the arithmetic for a stored type: float64 for double, else float32."""
     return np.dtype(np.float64 if dtype == "double" else np.float32)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from onnxinit.errors import ModelError
+from onnxinit.model import draft
 
 
 @contextmanager
@@ -27,25 +27,21 @@ def report_file(path: Path | None) -> Iterator[Callable[[Any], None]]:
         yield lambda data: None
         return
     special = path.exists() and not path.is_file()
-    draft = path if special else path.with_name(f".onnxinit-{secrets.token_hex(8)}.tmp")
-    try:
-        stream = open(draft, "w" if special else "x", encoding="utf-8")
-    except OSError as e:
-        raise ModelError(f"the report {path} cannot be written: {e.strerror}") from None
-
-    def write(data: Any) -> None:
+    with nullcontext(path) if special else draft(path.parent) as place:
         try:
-            json.dump(data, stream, indent=1)
-            stream.write("\n")
-            stream.close()
-            if not special:
-                os.replace(draft, path)
+            stream = open(place, "w" if special else "x", encoding="utf-8")
         except OSError as e:
             raise ModelError(f"the report {path} cannot be written: {e.strerror}") from None
 
-    try:
-        yield write
-    finally:
-        stream.close()
-        if not special:
-            draft.unlink(missing_ok=True)
+        def write(data: Any) -> None:
+            try:
+                json.dump(data, stream, indent=1)
+                stream.write("\n")
+                stream.close()
+                if not special:
+                    os.replace(place, path)
+            except OSError as e:
+                raise ModelError(f"the report {path} cannot be written: {e.strerror}") from None
+
+        with stream:
+            yield write

@@ -19,8 +19,8 @@ from numpy.random import BitGenerator
 from onnxinit.errors import SchemeError
 from onnxinit.sampling.quantiles import Quantiles32, Quantiles64
 
-Floats = npt.NDArray[np.floating]
-Words = npt.NDArray[np.signedinteger]
+Floats = npt.NDArray[np.floating[Any]]
+Words = npt.NDArray[np.signedinteger[Any]]
 
 BLOCK = 1 << 15
 """Values drawn at a time: with the scratch arrays they fit into a core's cache. No value depends on it."""
@@ -162,7 +162,7 @@ def _quantiles(out: Floats) -> Any:
 def _first_at_most(x: float, bits: int) -> int:
     """The smallest unsigned word whose value is at most x: bisection on the table itself, so as exact as the table."""
     real, signed, unsigned = (np.float32, np.int32, np.uint32) if bits == 32 else (np.float64, np.int64, np.uint64)
-    out = np.empty(1, real)
+    out: Floats = np.empty(1, real)
     quantiles = _quantiles(out)
     below, above = -1, 1 << bits
     while above - below > 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -51,7 +53,7 @@ def haar(rows: int, cols: int, stream: Stream, dtype: npt.DTypeLike = np.float32
     return q
 
 
-def _vectors(stream: Stream, length: int, count: int, dtype: np.dtype[np.floating]) -> Floats:
+def _vectors(stream: Stream, length: int, count: int, dtype: np.dtype[np.floating[Any]]) -> Floats:
     """Gaussian vectors as rows, the k-th with k leading zeros: (count, length)."""
     v = np.zeros((count, length), dtype)
     corner = np.empty(count * (count + 1) // 2, dtype)
@@ -82,7 +84,7 @@ def _reflect(v: Floats, q: Floats) -> Floats:
     # H_1 ... H_b = I - V T V' is orthogonal when inv(T) + inv(T)' = V'V, and T is upper triangular.
     gram = v @ v.T
     t = np.linalg.inv(np.triu(gram, 1) + np.diag(np.diag(gram) / 2))
-    w = np.empty((count, q.shape[1]), v.dtype)
+    w: Floats = np.empty((count, q.shape[1]), v.dtype)
     w[:, :count] = v[:, :count]
     np.matmul(v[:, count:], q[count:, count:], out=w[:, count:])
     w = t @ w

@@ -7,13 +7,14 @@ and with every numpy.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxinit.sampling.tables import FILE, K32, K64
 
-Table = tuple[npt.NDArray[np.floating], ...]
+Table = tuple[npt.NDArray[np.floating[Any]], ...]
 
 
 @cache

@@ -47,7 +47,8 @@ def _project(lo: Array, hi: Array, degree: int, scale: float) -> Array:
 def _octaves(first: int, last: int, k: int) -> Array:
     """Lower ends of the cells of the octaves [2^e, 2^(e+1)), e from first to last."""
     mantissa = 1 + np.arange(1 << k) / (1 << k)
-    return (np.ldexp(1.0, np.arange(first, last + 1))[:, None] * mantissa).ravel()
+    starts: Array = np.ldexp(1.0, np.arange(first, last + 1))[:, None] * mantissa
+    return starts.ravel()
 
 
 def normal32() -> npt.NDArray[np.float32]:
@@ -100,7 +101,7 @@ def normal64() -> Array:
         ],
         1,
     )
-    return np.concatenate([powers, np.zeros((1 << K64, 4))]).astype(np.float64)
+    return np.asarray(np.concatenate([powers, np.zeros((1 << K64, 4))]), np.float64)
 
 
 if __name__ == "__main__":

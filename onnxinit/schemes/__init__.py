@@ -6,7 +6,7 @@ from onnxinit.schemes.distribution import Distribution
 from onnxinit.schemes.gains import exact_gain, mean_gain, resolve_gain
 from onnxinit.schemes.parameters import Parameter, Range
 from onnxinit.schemes.spec import Spec, parse_spec
-from onnxinit.schemes.table import SCHEMES, Block, Scheme, find, load_plugins, register, scheme
+from onnxinit.schemes.table import SCHEMES, Block, Scheme, find, register, scheme
 
 __all__ = [
     "ROLE_DEFAULTS",
@@ -20,7 +20,6 @@ __all__ = [
     "auto_spec",
     "exact_gain",
     "find",
-    "load_plugins",
     "mean_gain",
     "parse_spec",
     "register",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +76,7 @@ class Distribution:
             return self.std * math.sqrt(_truncated(self.low, self.high)[1])
         return self.std
 
-    def sample(self, stream: Stream, out: npt.NDArray[np.floating]) -> None:
+    def sample(self, stream: Stream, out: npt.NDArray[np.floating[Any]]) -> None:
         """Fill `out` (float32 or float64, C-contiguous) with values of this law."""
         real = out.dtype.type
         if self.kind == "constant":

@@ -161,7 +161,8 @@ def _unit_vectors(block: Block, stream: Stream, *, exact: bool) -> Floats:
     stream.normal(w)
     # A running sum in one order on every machine: what numpy's own sum adds first depends on the processor.
     norms = np.sqrt(np.cumsum(w * w, axis=1)[:, -1:])
-    return (w / norms).astype(block.dtype).reshape(block.shape)
+    unit: Floats = (w / norms).astype(block.dtype)
+    return unit.reshape(block.shape)
 
 
 def _unit_moments(block: Block, *, exact: bool) -> tuple[float, float]:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxinit import plugins
 from onnxinit.analysis.weight import Activation
 from onnxinit.errors import SchemeError
 from onnxinit.schemes.parameters import Parameter, Value, docstring_field, nearest, parameters_of
 
 Params = Mapping[str, Any]
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.floating[Any]]
 Exactness = Literal["bytes", "1e-6"]
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-ENTRY_POINTS = "onnxinit.schemes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class Block:
     fan_in: float | None = None
     fan_out: float | None = None
     name: str = ""
-    dtype: np.dtype[np.floating] = field(default=np.dtype(np.float32))
+    dtype: np.dtype[np.floating[Any]] = field(default=np.dtype(np.float32))
 
     def fan(self, mode: str) -> float:
         """The fan of a mode: fan_in, fan_out, fan_avg (their mean) or fan_geo_avg (their geometric mean).
@@ -137,10 +135,9 @@ class Scheme:
 
 _TABLE: dict[str, Scheme] = {}
 _NAMES: dict[str, tuple[str, Params]] = {}
-_plugins_loaded = False
 
 SCHEMES: Mapping[str, Scheme] = MappingProxyType(_TABLE)
-"""The schemes by canonical name, in the order of the files. `load_plugins` adds those of other packages."""
+"""The schemes by canonical name, in the order of the files, and behind them those of other packages that are loaded."""
 
 
 def register(row: Scheme) -> Scheme:
@@ -240,25 +237,6 @@ def scheme(
     return add
 
 
-def load_plugins() -> None:
-    """Import the schemes of other packages: the entry points of the group `onnxinit.schemes`, once.
-
-    An entry point names a module, or a function in it, that registers schemes with the decorator.
-
-    Raises:
-        SchemeError: One of them cannot be imported.
-    """
-    global _plugins_loaded
-    if _plugins_loaded:
-        return
-    _plugins_loaded = True
-    for point in entry_points(group=ENTRY_POINTS):
-        try:
-            point.load()
-        except Exception as e:  # whatever a stranger's module raises
-            raise SchemeError(f"the schemes of '{point.value}' cannot be loaded ({type(e).__name__}: {e})") from e
-
-
 def find(name: str) -> Scheme:
     """The scheme of a name or alias.
 
@@ -275,7 +253,7 @@ def resolve(name: str) -> tuple[Scheme, Params]:
         SchemeError: There is none; the message names the nearest.
     """
     if name not in _NAMES:
-        load_plugins()
+        plugins.load_plugins(plugins.SCHEMES)
     if name not in _NAMES:
         raise SchemeError(f"there is no scheme named '{name}'{nearest(name, _NAMES)}: `onnxinit schemes` lists them")
     row, preset = _NAMES[name]

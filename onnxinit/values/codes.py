@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from onnxinit.analysis import Quantised, Weight, zero_points
 from onnxinit.sampling import CHUNK
-from onnxinit.values.rounding import STORED
+from onnxinit.values.rounding import STORED, Floats
 
 Read = Callable[[str], npt.NDArray[np.generic]]
 Bytes = npt.NDArray[np.uint8]
@@ -69,9 +69,7 @@ def spread(numbers: Numbers, index: npt.NDArray[np.intp] | None) -> Numbers | fl
     return numbers[index]
 
 
-def encode(
-    values: npt.NDArray[np.floating], scale: Numbers | float, zero: Numbers | float, one: Quantised, dtype: str
-) -> Bytes:
+def encode(values: Floats, scale: Numbers | float, zero: Numbers | float, one: Quantised, dtype: str) -> Bytes:
     """Real values as they are stored: w / scale + zero point, to nearest and ties to even, cut at the type's ends."""
     ratio = values / scale
     if not dtype.startswith("float"):
@@ -79,11 +77,11 @@ def encode(
     return pack(np.clip(ratio + zero, one.low, one.high), dtype, one.bits)
 
 
-def pack(codes: npt.NDArray[np.floating], dtype: str, bits: int) -> Bytes:
+def pack(codes: Floats, dtype: str, bits: int) -> Bytes:
     """Codes as they are stored: little-endian, of four bits two to a byte, the low half first."""
     if bits > 4:
         return codes.astype(_TYPES[dtype]).reshape(-1).view(np.uint8)
-    halves = codes.reshape(-1).astype(np.int8).view(np.uint8) & 15
+    halves = np.asarray(codes.reshape(-1).astype(np.int8).view(np.uint8) & 15, np.uint8)
     halves = np.append(halves, np.zeros(halves.size % 2, np.uint8))
     return np.asarray(halves[::2] | halves[1::2] << 4, np.uint8)
 
@@ -111,7 +109,7 @@ def rounded(scale: Numbers, dtype: str) -> Numbers:
 
 def stored_scale(one: Quantised, read: Read) -> Numbers:
     """The scales that a file holds, in the order of the grid."""
-    scale = np.ones(1)
+    scale: Numbers = np.ones(1)
     for path in [one.scale] if one.scale else one.factors:
         scale = scale * read(path).astype(np.float64).reshape(-1)
     return scale

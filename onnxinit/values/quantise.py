@@ -31,6 +31,7 @@ from onnxinit.values.codes import (
     spread,
     stored_zero,
 )
+from onnxinit.values.rounding import Floats
 
 _WIDE = 32  # bits of a code; these need float64
 
@@ -74,7 +75,7 @@ class Fitting:
 
     def _product(self, one: Quantised) -> Numbers:
         """The scale of a bias, from those of its layer's input and weight."""
-        scale = np.ones(1)
+        scale: Numbers = np.ones(1)
         for path in one.factors:
             scale = scale * self._of(path)
         return scale
@@ -93,7 +94,7 @@ class Fitting:
             return rounded(self._product(one), dtype), stored_zero(one, self._read)
         low, high = _range([(o, values) for o, values in owners])
         if one.zero is not None:
-            zero = np.full(1, one.zero)
+            zero: Numbers = np.full(1, one.zero)
             scale = np.maximum(-low, high) / min(one.high - one.zero, one.zero - one.low)
         elif one.zero_point in self._types:
             scale = rounded(_or_one((high - low) / (one.high - one.low)), dtype)
@@ -172,7 +173,7 @@ class Encoded:
         scale, zero = self.fitting.scale(one), self.fitting.zero(one)
         values = np.concatenate([_drawn(c) for c in chunks]) if len(chunks) > 1 else _drawn(chunks[0])
         index = places(one, chunks[0].offset // 4, values.size)
-        exact = values.astype(np.float64 if one.bits == _WIDE else np.float32)
+        exact: Floats = values.astype(np.float64) if one.bits == _WIDE else values
         return encode(exact, spread(scale, index), spread(zero, index), one, self.weight.dtype)
 
 

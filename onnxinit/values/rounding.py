@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Stored:
 
     name: str
     itemsize: int
-    work: type[np.floating]
+    work: type[np.floating[Any]]
     cast: Callable[[Floats], npt.NDArray[np.generic]]
     largest: float
     beyond: float

@@ -44,7 +44,7 @@ class Around:
 
     def __init__(self, view: GraphView):
         self.view = view
-        self.constants = Constants(view)
+        self.constants = Constants()
         self.norms: Norms = find_norms(view, self.constants)
         self.surroundings = Surroundings(view, self.constants, self.norms)
 

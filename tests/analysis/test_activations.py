@@ -232,7 +232,7 @@ def test_a_prelu_with_one_slope_is_learned_too() -> None:
 
 def functions(body: str, **tensors: tuple[int, ...]) -> tuple[Around, Functions]:
     around = Around(view_of(layer(body), w=(8, 8), **tensors))
-    return around, Functions(Constants(around.view))
+    return around, Functions(Constants())
 
 
 def test_every_exit_of_a_region_has_its_function() -> None:

@@ -12,8 +12,9 @@ import onnx
 import pytest
 from graphs import Given, build, kinds
 
+from onnxinit import plugins
 from onnxinit.analysis.analyse import analyse
-from onnxinit.analysis.operators import HOLDS, KEEPS, OPERATORS, custom, load_operators
+from onnxinit.analysis.operators import HOLDS, KEEPS, OPERATORS, load_operators
 from onnxinit.analysis.weight import Analysis
 from onnxinit.errors import ModelError, SchemeError
 from onnxinit.model import ModelFile
@@ -207,8 +208,8 @@ def test_groups_that_do_not_fit(described: Path) -> None:
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A package that enters an operator; whatever it enters is forgotten afterwards."""
-    monkeypatch.setattr(custom, "_plugins_loaded", False)
-    monkeypatch.setattr(custom, "entry_points", lambda group: [EntryPoint("one", "acme_operators", group)])
+    plugins.load_plugins.cache_clear()
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [EntryPoint("one", "acme_operators", group)])
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "acme_operators", raising=False)
     before = [(table, dict(table)) for table in (OPERATORS, HOLDS, KEEPS)]
@@ -216,6 +217,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for table, rows in before:
         table.clear()
         table.update(rows)
+    plugins.load_plugins.cache_clear()
 
 
 def test_operators_of_other_packages(package: Path) -> None:

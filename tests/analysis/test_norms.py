@@ -244,12 +244,12 @@ def test_constants_outside_the_file_are_asked_for() -> None:
     model.graph.initializer.append(external("c", (1,)))
     view = GraphView(model)
     (held,) = [v for v in view.values if v.name == "c"]
-    assert Constants(view).scalar(held) is None
+    assert Constants().scalar(held) is None
     asked: list[str] = []
 
     def read(path: str) -> np.ndarray:
         asked.append(path)
         return np.array([0.5], np.float32)
 
-    constants = Constants(view, read)
+    constants = Constants(read)
     assert constants.scalar(held) == constants.scalar(held) == 0.5 and asked == ["graph.initializer[0]"]

@@ -351,7 +351,7 @@ def residual_stack(blocks: int) -> onnx.ModelProto:
 
 def test_a_deep_residual_stack_needs_no_recursion_and_walks_little() -> None:
     view = GraphView(residual_stack(2000))
-    surroundings = Surroundings(view, Constants(view))
+    surroundings = Surroundings(view, Constants())
     by_name = {v.name: v for v in view.values}
     for i in range(2000):
         assert [a.name for a in surroundings.downstream(by_name[f"h{i}"])] == ["silu"]

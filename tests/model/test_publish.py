@@ -1,9 +1,11 @@
 """What is on the disk after a run that ends well, ends badly, or must not start."""
 
+import builtins
 import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +110,14 @@ def test_impossible_targets(mlp_path: Path, both: Any) -> None:
 def test_a_folder_without_permission(mlp_path: Path, both: Any, monkeypatch: Any) -> None:
     file = ModelFile.open(mlp_path)
     if os.geteuid() == 0:  # root may write anywhere
-        opened = os.open
+        opened = builtins.open
 
-        def forbidden(path: Any, flags: int, mode: int = 0o777) -> int:
-            if flags & os.O_CREAT:
+        def forbidden(path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
+            if "x" in mode:
                 raise PermissionError(errno.EACCES, "Permission denied")
-            return opened(path, flags, mode)
+            return opened(path, mode, *rest, **options)
 
-        monkeypatch.setattr("onnxinit.model.writer.os.open", forbidden)
+        monkeypatch.setattr("builtins.open", forbidden)
     mlp_path.parent.chmod(0o500)
     try:
         line = refused(file, mlp_path.parent / "o.onnx", both(file))
@@ -174,6 +176,49 @@ def test_interrupted_before_the_last_rename(external_path: Path, both: Any, monk
     with pytest.raises(KeyboardInterrupt):
         write(file, external_path.parent / name, both(file), metadata=None, in_place=True)
     assert files(external_path.parent) == before
+
+
+def interrupted_after(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Raise what a signal means right after the step-th call of those that change what is on the disk."""
+    done = count()
+
+    def interrupting(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **options: Any) -> Any:
+            result = call(*args, **options)
+            if next(done) == step:
+                raise KeyboardInterrupt
+            return result
+
+        return run
+
+    patch.setattr(builtins, "open", interrupting(open))
+    for name in ("unlink", "replace", "pwrite", "fsync"):
+        patch.setattr(os, name, interrupting(getattr(os, name)))
+
+
+@pytest.mark.parametrize("name", ["o.onnx", "mlp.onnx"])
+def test_interrupted_after_any_step(external_path: Path, both: Any, monkeypatch: Any, name: str) -> None:
+    folder = external_path.parent
+    before, fresh, states = files(folder), both(ModelFile.open(external_path)), set()
+    for step in count():
+        file = ModelFile.open(external_path)
+        try:
+            with monkeypatch.context() as patch:
+                interrupted_after(step, patch)
+                write(file, folder / name, fresh, metadata=None, in_place=True)
+            break
+        except KeyboardInterrupt:
+            pass
+        found = files(folder)
+        assert not [other for other in found if other.endswith(".tmp")], step
+        states.add(found == before)
+        if found != before:
+            assert onnx.load(folder / name).graph.initializer[0].raw_data == fresh[W1].raw
+        for other in found:
+            (folder / other).unlink()
+        for other, held in before.items():
+            (folder / other).write_bytes(held)
+    assert states == {True, False}
 
 
 def test_in_place(mlp_path: Path, both: Any) -> None:

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from onnxinit.sampling import stream, weight_key
 
-DRAWS = Path(__file__).with_name("draws.py")
-GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
+HERE = Path(__file__).parent
 
 
-def dispatched() -> str:
-    """The instruction sets that numpy would choose from at run time and finds here."""
-    try:
-        from numpy._core import _multiarray_umath as umath
-    except ImportError:  # numpy 1
-        from numpy.core import _multiarray_umath as umath
-    return " ".join(name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name))
-
-
-@pytest.mark.parametrize("disabled", ["", dispatched()], ids=["as it is", "no SIMD dispatch"])
-def test_draws_are_the_bytes_they_have_always_been(disabled: str) -> None:
-    surroundings = os.environ | ({"NPY_DISABLE_CPU_FEATURES": disabled} if disabled else {})
-    run = subprocess.run([sys.executable, str(DRAWS)], env=surroundings, capture_output=True, text=True, check=True)
-    assert json.loads(run.stdout) == GOLDEN
+def test_draws_are_the_bytes_they_have_always_been(printed: Callable[[Path], Any]) -> None:
+    assert printed(HERE / "draws.py") == json.loads((HERE / "golden.json").read_text())
 
 
 def test_keys_are_what_they_have_always_been() -> None:

@@ -13,7 +13,7 @@ from onnxinit.analysis.operators import quantised as _quantised
 from onnxinit.analysis.operators import recurrent as _recurrent
 from onnxinit.analysis.operators import standard as _standard
 from onnxinit.analysis.operators.attention import packed
-from onnxinit.analysis.operators.custom import load_operators, load_plugins
+from onnxinit.analysis.operators.custom import load_operators
 from onnxinit.analysis.operators.ml import ATTRIBUTES, held_in_attributes, reason_of_attribute
 from onnxinit.analysis.operators.quantised import FACTORS, PARAMETERS
 from onnxinit.analysis.operators.reasons import DOMAINS, NARROW, WIDE, kept, quantised, reason, turned_by
@@ -61,7 +61,6 @@ __all__ = [
     "held_in_attributes",
     "kept",
     "load_operators",
-    "load_plugins",
     "out_value",
     "packed",
     "quantised",

@@ -18,7 +18,6 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,8 +30,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-ENTRY_POINTS = "onnxinit.operators"
 
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _TYPES: Mapping[str, type] = {"domain": str, "op": str, "input": int, "role": str, "axes": list, "groups": str}
@@ -169,25 +166,3 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 def _a(kind: type) -> str:
     return {str: "a text", int: "a whole number", list: "a list"}[kind]
-
-
-_plugins_loaded = False
-
-
-def load_plugins() -> None:
-    """Import the operators of other packages: the entry points of the group `onnxinit.operators`, once.
-
-    An entry point names a module, or a function in it, that enters rows with the decorator `row`.
-
-    Raises:
-        SchemeError: One of them cannot be imported.
-    """
-    global _plugins_loaded
-    if _plugins_loaded:
-        return
-    _plugins_loaded = True
-    for point in entry_points(group=ENTRY_POINTS):
-        try:
-            point.load()
-        except Exception as e:  # whatever a stranger's module raises
-            raise SchemeError(f"the operators of '{point.value}' cannot be loaded ({type(e).__name__}: {e})") from e
