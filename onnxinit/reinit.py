@@ -58,6 +58,7 @@ def reinit(
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
+    cascade: int | None = None,
     plan: Plan | File | None = None,
     metadata: bool = True,
     force: bool = False,
@@ -79,6 +80,7 @@ def reinit(
         include: PATTERNs; a weight that none of them matches is kept.
         exclude: PATTERNs; a weight that one of them matches is kept.
         allow_unmatched: Whether a pattern that matches nothing is a warning and not an error.
+        cascade: How many levels of layers are rewritten, from the output down; all if not given.
         plan: A plan, or a file that holds one or a report, in place of the arguments above.
         metadata: Whether the model's metadata tells how its weights were made, under the key "onnxinit".
         force: Whether an existing file may be overwritten.
@@ -95,7 +97,7 @@ def reinit(
         ModelError: The model cannot be read or the output cannot be written.
         SchemeError: A scheme, rule, pattern, seed or plan is wrong.
     """
-    asked = _Asked(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan)
+    asked = _Asked(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan, cascade)
     workers = _threads(threads)
     file = _open(model, external_root)
     analysis = analyse(file)
@@ -123,6 +125,7 @@ def inspect(
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
+    cascade: int | None = None,
     plan: Plan | File | None = None,
     external_root: File | None = None,
 ) -> Inspection:
@@ -134,7 +137,7 @@ def inspect(
         ModelError: The model cannot be read.
         SchemeError: A scheme, rule, pattern, seed or plan is wrong.
     """
-    asked = _Asked(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan)
+    asked = _Asked(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan, cascade)
     file = _open(model, external_root)
     analysis = analyse(file)
     return Inspection.of(file, analysis, asked.plan_for(analysis))
@@ -151,6 +154,7 @@ class _Asked:
     exclude: tuple[str, ...]
     allow_unmatched: bool
     plan: Plan | File | None
+    cascade: int | None
 
     def plan_for(self, analysis: Analysis) -> Plan:
         if self.plan is not None:
@@ -165,6 +169,7 @@ class _Asked:
             include=self.include,
             exclude=self.exclude,
             allow_unmatched=self.allow_unmatched,
+            cascade=self.cascade,
         )
 
     def _given(self) -> dict[str, object]:
@@ -172,6 +177,7 @@ class _Asked:
         scheme = None if self.scheme is None else str(self.scheme)
         several = {"rules": self.rules, "include": self.include, "exclude": self.exclude}
         given = {"scheme": scheme, "seed": self.seed, **{k: list(v) or None for k, v in several.items()}}
+        given["cascade"] = self.cascade
         return {k: v for k, v in given.items() if v is not None}
 
     def note(self, plan: Plan) -> str:

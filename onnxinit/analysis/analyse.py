@@ -18,6 +18,7 @@ from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
 from onnxinit.analysis.keeping import attribute_lists, stored_aside, unused_id
+from onnxinit.analysis.levels import with_levels
 from onnxinit.analysis.norms import find_norms
 from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Key, Reading, Row
 from onnxinit.analysis.quantisation import Codes, Quantisation
@@ -65,6 +66,12 @@ class _Tensor:
         """The deciding use: the first in topological order of the highest role."""
         ranked = [(f, f.verdict) for f in self.found if isinstance(f.verdict, Reading)]
         return min(ranked, key=lambda fr: _PRIORITY.index(fr[1].role)) if ranked else None
+
+    def nodes(self) -> list[Node]:
+        """The nodes that read it as a weight, the deciding one first."""
+        decided = self.reading()
+        read = [f.site.node for f in self.found if isinstance(f.verdict, Reading)]
+        return [decided[0].site.node, *read] if decided is not None else []
 
 
 def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Analysis:
@@ -215,6 +222,7 @@ class _Assembly:
             else:
                 weights.append(self._weight(path, tensor, *decided))
         weights = [self._beside_its_layer(w) for w in weights]
+        weights = with_levels(weights, {w.path: self._tensors[w.path].nodes() for w in weights}, nodes)
         weights = _share(weights, self._file)
         order = {p: i for i, p in enumerate(self._tensors)}
         weights.sort(key=lambda w: order[w.path])

@@ -212,7 +212,9 @@ class Weight:
         tied_to: Ids of weights that must stay equal to this one: the first of them names all others, those name it.
         shares: Id of the weight whose stored bytes these are (two initializers that point to one place of an external
             file); what is written is drawn as that weight. "" for a tensor with bytes of its own.
-        depth: Number of weight layers before this one on the longest way from an input, for depth rules.
+        depth: Number of weight layers before this one on the longest way from an input (`levels.with_levels`).
+        height: Number of weight layers after its use on the longest way on, least over the uses: 0 for the last ones.
+        place: Number of its deciding node in a topological order.
         default: The value that a role with a constant default gets here where it is not the role's own (a norm scale
             used as 1 + w gets 0), else None.
         note: What a reader should know, shown by `inspect`; "" mostly.
@@ -238,6 +240,8 @@ class Weight:
     tied_to: tuple[str, ...] = ()
     shares: str = ""
     depth: int = 0
+    height: int = 0
+    place: int = 0
     default: float | None = None
     note: str = ""
     quantised: Quantised | None = None

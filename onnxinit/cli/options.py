@@ -38,6 +38,13 @@ _PLAN = [
     ),
     click.option("--include", multiple=True, metavar="PATTERN", help="Rewrite these alone; repeatable."),
     click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep these as they are; repeatable."),
+    click.option(
+        "--cascade",
+        type=int,
+        metavar="N",
+        help="Rewrite the top N layers alone, from the output down, with their biases and norms; layers side by side "
+        "count as one.",
+    ),
     click.option("--allow-unmatched", is_flag=True, help="A PATTERN that matches nothing is a warning, not an error."),
     click.option(
         "--plan",

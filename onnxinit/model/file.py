@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from onnx import helper, numpy_helper
 from onnxinit.errors import ModelError
 from onnxinit.model import external
 from onnxinit.model.check import check_graphs
-from onnxinit.model.external import Folder, Region
+from onnxinit.model.external import Folder, Region, open_region
 from onnxinit.model.scan import Scan, TensorSpan
 from onnxinit.model.skeleton import Skeleton
 from onnxinit.model.tensor import (
@@ -24,7 +25,9 @@ from onnxinit.model.tensor import (
     TensorFaultError,
     check_fit,
     describe,
+    element_bits,
     is_byte_wise,
+    is_raw,
     parse,
     raw_size,
     storage_of,
@@ -104,11 +107,17 @@ class ModelFile:
         tensor = self.tensors[path]
         return f"{self.path or 'the model'}: {describe(path, tensor.name, tensor.data_type, tensor.dims)}"
 
-    def array(self, path: str) -> npt.NDArray[np.generic]:
+    def array(self, path: str, run: tuple[int, int] | None = None) -> npt.NDArray[np.generic]:
         """Read the values of a tensor.
 
+        Args:
+            path: The tensor.
+            run: The first element, in stored order, and how many; all of them if not given. Where the values lie in one
+                piece, nothing else is read.
+
         Returns:
-            An array of the tensor's shape, in the dtypes of `onnx.numpy_helper` (ml_dtypes for bfloat16 and the like).
+            An array of the tensor's shape, flat for a run, in the dtypes of `onnx.numpy_helper` (ml_dtypes for bfloat16
+            and the like).
 
         Raises:
             ModelError: The values are not there.
@@ -116,18 +125,25 @@ class ModelFile:
         tensor, place = self.tensors[path], self.places[path]
         if not self.has_data(path) and place.region is None:
             raise ModelError(f"{self.label(path)} has no values in the file, but they are needed")
-        if place.region is not None:
-            where = place.region
-            raw = external.open_region(where, self.label(path)).read(where.offset, where.offset + where.nbytes)
-        elif tensor.storage == "raw_data" and len(place.span.runs) == place.span.runs[0].pieces == 1:
-            raw = self.source.read(place.span.runs[0].body, place.span.runs[0].end)
+        first, count = run or (0, math.prod(tensor.dims))
+        dims = tensor.dims if run is None else (count,)
+        bits = element_bits(tensor.data_type)
+        where, runs = place.region, place.span.runs
+        in_one_piece = where is not None or (
+            is_raw(tensor.data_type, tensor.storage) and len(runs) == runs[0].pieces == 1
+        )
+        if not in_one_piece or first * bits % 8:
+            whole = _decode(parse(place.span), self.label(path)) if where is None else self.array(path)
+            return whole if run is None else whole.reshape(-1)[first : first + count]
+        begin, end = first * bits // 8, -(-(first + count) * bits // 8)
+        if where is not None:
+            raw = open_region(where, self.label(path)).read(where.offset + begin, where.offset + end)
         else:
-            return _decode(parse(place.span), self.label(path))
+            raw = self.source.read(runs[0].body + begin, runs[0].body + end)
         if is_byte_wise(tensor.data_type):  # without the copies that a message makes
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(tensor.dims)
-        packed = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw)
-        return _decode(packed, self.label(path))
+            return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(dims)
+        return _decode(onnx.TensorProto(data_type=tensor.data_type, dims=dims, raw_data=raw), self.label(path))
 
 
 def _decode(tensor: onnx.TensorProto, label: str) -> npt.NDArray[np.generic]:

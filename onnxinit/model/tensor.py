@@ -91,6 +91,16 @@ def is_byte_wise(data_type: int) -> bool:
     return data_type in _TYPES and _TYPES[data_type][0] % 8 == 0
 
 
+def element_bits(data_type: int) -> int:
+    """Bits that an element of the type takes in raw data; 8 for a type that has no such form."""
+    return _TYPES[data_type][0] if data_type in _TYPES else 8
+
+
+def is_raw(data_type: int, storage: str) -> bool:
+    """Whether the bytes of a field, packed, are those of raw data."""
+    return storage == "raw_data" or (data_type, storage) in ((_T.FLOAT, "float_data"), (_T.DOUBLE, "double_data"))
+
+
 def raw_size(tensor: onnx.TensorProto) -> int | None:
     """Bytes that the values take as raw data: elements x bits / 8, rounded up; None where the type has no such form.
 

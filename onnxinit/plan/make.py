@@ -33,6 +33,7 @@ def make_plan(
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
+    cascade: int | None = None,
 ) -> Plan:
     """Say for every tensor what it gets, or why it is kept.
 
@@ -44,19 +45,28 @@ def make_plan(
         include: PATTERNs; where there are any, a weight that none matches is kept.
         exclude: PATTERNs; a weight that one matches is kept.
         allow_unmatched: Whether a pattern that matches no weight is a warning and not an error.
+        cascade: How many levels of layers are rewritten, from the output down; all of them if None. The level of a
+            weight is its height, the number of layers after it on the longest way on: 0 for the last layer of every
+            output, the same for the queries, keys and values of an attention, and for biases and norms that of the
+            layer before them.
 
     Raises:
-        SchemeError: A scheme, parameter, pattern or the seed is wrong, a pattern matches nothing, or a scheme cannot
-            draw a weight that gets it.
+        SchemeError: A scheme, parameter, pattern, the seed or the cascade is wrong, a pattern matches nothing, or a
+            scheme cannot draw a weight that gets it.
     """
     if seed < 0:
         raise SchemeError(f"the seed {seed} is below 0: give a whole number from 0 on, or 'random'")
+    if cascade is not None and cascade < 0:
+        raise SchemeError(
+            f"a cascade of {cascade} layers is below 0: give how many layers to rewrite from the output down"
+        )
     choice = _Choice(
         analysis,
         parse_spec(scheme) if isinstance(scheme, str) else scheme,
         [Rule.parse(text) for text in _several(rules)],
         [Pattern.parse(text) for text in _several(include)],
         [Pattern.parse(text) for text in _several(exclude)],
+        cascade,
     )
     unmatched = choice.unmatched()
     if unmatched and not allow_unmatched:
@@ -89,6 +99,7 @@ class _Choice:
     rules: Sequence[Rule]
     include: Sequence[Pattern]
     exclude: Sequence[Pattern]
+    cascade: int | None
 
     def unmatched(self) -> list[str]:
         """What the user asked for that no weight answers to."""
@@ -128,6 +139,8 @@ class _Choice:
 
     def _left(self, same: Sequence[Weight]) -> str:
         """Why a weight is not selected, or "" where it is."""
+        if self.cascade is not None and min(w.height for w in same) >= self.cascade:
+            return f"further from the output than --cascade {self.cascade} goes"
         if self.include and not _matching(self.include, same):
             return f"not selected by --include {' '.join(p.text for p in self.include)}"
         out = _matching(self.exclude, same)

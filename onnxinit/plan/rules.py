@@ -11,6 +11,7 @@ from onnxinit.schemes import Spec, find, parse_spec
 
 # An "=" that no backslash escapes, followed by what can be a scheme's name, alone or with parameters.
 _SEPARATOR = re.compile(r"(?<!\\)(?:\\\\)*=(?=(?P<name>[A-Za-z]\w*)(?::|$))")
+_QUOTED = re.compile(r'[:,]\s*\w+\s*=\s*"(?:[^"]|"")*"')
 _KEY = re.compile(r"[:,](\w+)=$")
 
 
@@ -34,12 +35,17 @@ class Rule:
 
         An "=" that gives a value to a parameter of a SPEC further left is none of these: in
         `role:weight=he:distribution=uniform` the word uniform, a scheme's name too, is such a value. A backslash keeps
-        an "=" in the pattern.
+        an "=" in the pattern, and so do the quotes around the value of a parameter.
 
         Raises:
             SchemeError: There is no such "=", the pattern is not a glob, or the SPEC has a wrong parameter.
         """
-        found = [(m.end(), m["name"]) for m in _SEPARATOR.finditer(text)]
+        quoted = [m.span() for m in _QUOTED.finditer(text)]
+        found = [
+            (m.end(), m["name"])
+            for m in _SEPARATOR.finditer(text)
+            if not any(start < m.start() < end for start, end in quoted)
+        ]
         if not found:
             raise SchemeError(f"the rule '{text}' is not of the form PATTERN=SPEC, such as 'role:bias=zeros'")
         try:

@@ -1,7 +1,12 @@
-"""SPEC: a scheme with its parameters and its gain, as one writes it: he, he:mode=fan_out,gain=2, sparse:nonzeros=15."""
+"""SPEC: a scheme with its parameters and its gain, as one writes it: he, he:mode=fan_out,gain=2, sparse:nonzeros=15.
+
+A value that holds commas, or begins or ends with blanks, stands in double quotes, a quote in it doubled:
+`lsuv:base="he:mode=fan_out,gain=2"`.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -17,6 +22,7 @@ from onnxinit.schemes.table import SCHEMES, Block, Floats, Scheme, resolve
 
 Gain = float | Literal["paper", "exact", "upstream"]
 _GAINS = ("paper", "exact", "upstream")
+_COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*$)')  # with whole quotes after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +153,12 @@ def parse_spec(text: str) -> Spec:
     """
     name, colon, rest = text.strip().partition(":")
     given: dict[str, str] = {}
-    for pair in rest.split(",") if colon else ():
+    for pair in _COMMA.split(rest) if colon else ():
         key, equals, value = (s.strip() for s in pair.partition("="))
+        if value.startswith('"'):
+            if len(value) < 2 or not value.endswith('"'):
+                raise SchemeError(f"'{text}' opens a quote that it does not close")
+            value = value[1:-1].replace('""', '"')
         if not (key and equals and value):
             raise SchemeError(f"'{text}' is not a scheme: write 'name' or 'name:key=value,key=value'")
         if key in given:
@@ -178,4 +188,6 @@ def _read_gain(scheme: Scheme, gain: object) -> Gain:
 def _text(value: Value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str) and (value != value.strip() or "," in value or '"' in value):
+        return '"' + value.replace('"', '""') + '"'
     return repr(int(value)) if isinstance(value, float) and value == int(value) and abs(value) < 1e15 else str(value)

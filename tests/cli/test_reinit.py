@@ -267,3 +267,19 @@ def test_external_data_elsewhere_needs_leave(onnxinit: Run, lstm: Path, tmp_path
         assert done.err.count("\n") == 1
         assert onnxinit(*command, "--external-root", tmp_path / "blobs").status == 0
     assert sorted(p.name for p in model.parent.iterdir()) == ["m.bin", "m.onnx", "m.reinit.onnx", "m.reinit.onnx.data"]
+
+
+def test_a_cascade_from_the_output_down(onnxinit: Run, lstm: Path) -> None:
+    done = onnxinit("reinit", lstm, "--cascade", 1, "--json")
+    record = json.loads(done.out)
+    assert [e["id"] for e in record["plan"]["entries"]] == ["tags.weight", "tags.bias"]
+    assert {k["reason"] for k in record["plan"]["kept"] if k["id"].startswith("lstm")} == {
+        "further from the output than --cascade 1 goes"
+    }
+    note = onnx.load(record["output"]).metadata_props
+    assert json.loads(next(p.value for p in note if p.key == "onnxinit"))["arguments"] == {"cascade": 1}
+    listed = onnxinit("inspect", lstm, "--cascade", 2, "--json")
+    drawn = [w["id"] for w in json.loads(listed.out)["weights"] if w["scheme"]]
+    assert sorted(drawn) == ["lstm.B", "lstm.R", "lstm.W", "tags.bias", "tags.weight"]
+    refused = onnxinit("reinit", lstm, "--cascade", "-1")
+    assert refused.status == 1 and refused.err.startswith("onnxinit: error: a cascade of -1 layers is below 0")

@@ -66,6 +66,41 @@ def test_shared_models() -> None:
         assert list(file.tensors) == sorted(file.tensors, key=lambda p: file.places[p].span.message.start)
 
 
+@pytest.mark.parametrize("form", ["raw_data", "typed", "external"])
+@pytest.mark.parametrize(
+    "data_type", [1, 3, 10, 11, 16, 17, 21, 22]
+)  # float, int8, halves, double, float8, uint4, int4
+def test_a_run_of_the_elements(form: str, data_type: int, tmp_path: Path) -> None:
+    values = np.arange(3000) % 7
+    tensor = helper.make_tensor("t", data_type, [30, 100], values)
+    if form != "typed":
+        tensor = numpy_helper.from_array(numpy_helper.to_array(tensor), "t")
+    model = helper.make_model(helper.make_graph([], "g", [], [], [tensor]))
+    external = {"save_as_external_data": True, "location": "d", "size_threshold": 0} if form == "external" else {}
+    onnx.save(model, tmp_path / "m.onnx", **external)
+    file = ModelFile.open(tmp_path / "m.onnx")
+    whole = file.array("graph.initializer[0]").reshape(-1)
+    assert whole.astype(float).tolist() == values.tolist()
+    for first, count in ((0, 3000), (1, 10), (1000, 501), (2999, 1), (7, 0)):
+        assert same(file.array("graph.initializer[0]", (first, count)), whole[first : first + count])
+
+
+def test_a_run_is_all_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = helper.make_tensor("t", 1, [3000], np.arange(3000.0))
+    onnx.save(helper.make_model(helper.make_graph([], "g", [], [], [tensor])), tmp_path / "m.onnx")
+    file = ModelFile.open(tmp_path / "m.onnx")
+    read: list[int] = []
+    plain = FileSource.read
+
+    def counted(self: FileSource, start: int, end: int) -> bytes:
+        read.append(end - start)
+        return plain(self, start, end)
+
+    monkeypatch.setattr(FileSource, "read", counted)
+    assert file.array("graph.initializer[0]", (100, 50)).tolist() == list(range(100, 150))
+    assert read == [200]
+
+
 @pytest.mark.parametrize("n", [256, 257])
 def test_the_skeleton_lacks_values_above_one_kib(n: int) -> None:
     arrays = [np.ones(n, np.float32), np.ones(3, np.float32)]

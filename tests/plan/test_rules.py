@@ -26,6 +26,8 @@ from onnxinit.schemes import SCHEMES, parse_spec
         ("w=he:mode=fan_out,distribution=normal", "w", "he:mode=fan_out,distribution=normal"),
         ("w=glorot:distribution=uniform", "w", "xavier:distribution=uniform"),
         (r"w=he:distribution\=x=uniform", r"w=he:distribution\=x", "uniform"),
+        ('w=lsuv:base="he:mode=fan_out,distribution=uniform"', "w", 'lsuv:base="he:mode=fan_out,distribution=uniform"'),
+        ('w=lsuv:base="he",tol=0.1', "w", "lsuv:base=he,tol=0.1"),
     ],
 )
 def test_a_rule_is_read_from_the_right(text: str, pattern: str, spec: str) -> None:

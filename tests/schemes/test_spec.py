@@ -21,7 +21,7 @@ def values(parameter: Parameter) -> st.SearchStrategy[object]:
     if parameter.kind == "flag":
         return st.booleans()
     if parameter.kind == "text":
-        return st.sampled_from(["he", "xavier_normal", "orthogonal"])
+        return st.sampled_from(["he", "xavier:mode=fan_in", "he:mode=fan_out,distribution=uniform"])
     least, most = max(parameter.range.least, -1e6), min(parameter.range.most, 1e6)
     if parameter.name in ("low", "high"):  # kept in order
         least, most = (-9.0, -1.0) if parameter.name == "low" else (-0.5, 9.0)
@@ -79,6 +79,8 @@ def test_a_spec_is_what_it_prints_and_what_it_stores(spec: Spec) -> None:
         ("token", "positional"),
         ("keep", "keep"),
         ("auto", "auto"),
+        ('lsuv:base="he:mode=fan_out,gain=2",tol=0.1', 'lsuv:base="he:mode=fan_out,gain=2",tol=0.1'),
+        ('lsuv:base = "he" , tol = 0.1', "lsuv:base=he,tol=0.1"),
     ],
 )
 def test_specs_are_printed_in_one_form(text: str, canonical: str) -> None:
@@ -133,6 +135,8 @@ def test_all_parameters_with_their_defaults() -> None:
         ("he:mode", "'he:mode' is not a scheme: write"),
         ("he:mode=", "'he:mode=' is not a scheme: write"),
         ("he:mode=fan_in,", "'he:mode=fan_in,' is not a scheme: write"),
+        ('lsuv:base="he', "'lsuv:base=\"he' opens a quote that it does not close"),
+        ('lsuv:base="', "'lsuv:base=\"' opens a quote that it does not close"),
     ],
 )
 def test_messages(text: str, message: str) -> None:
