@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from onnxinit import __version__
 from onnxinit.analysis import Analysis, Weight, analyse
-from onnxinit.errors import SchemeError
+from onnxinit.errors import ExpectationError, SchemeError
 from onnxinit.model import ModelFile, build, write
 from onnxinit.plan import Left, Plan, fit_plan, make_plan
 from onnxinit.report import Inspection
 from onnxinit.schemes import Spec
+from onnxinit.signal import Calibration, DataOptions, ImageOptions, Running, Signal, settle
 from onnxinit.values import fresh
 
 METADATA_KEY = "onnxinit"
@@ -37,6 +39,7 @@ class Result:
         nbytes: Bytes of fresh values.
         path: The file that was written; None for a model in memory and for a dry run.
         model: The new model, for a model in memory; else None.
+        signal: What passes over calibration data found; None where there was none.
     """
 
     plan: Plan
@@ -46,6 +49,7 @@ class Result:
     nbytes: int
     path: Path | None = None
     model: onnx.ModelProto | None = None
+    signal: Signal | None = None
 
 
 def reinit(
@@ -60,6 +64,16 @@ def reinit(
     allow_unmatched: bool = False,
     cascade: int | None = None,
     plan: Plan | File | None = None,
+    data: Any = None,
+    batch_size: int | None = None,
+    samples: int | None = None,
+    dims: Mapping[str, int] | None = None,
+    images: ImageOptions | None = None,
+    calibrate: bool = False,
+    recalibrate_norm: bool | None = None,
+    strict: bool = False,
+    provider: str | None = None,
+    spill: File | None = None,
     metadata: bool = True,
     force: bool = False,
     in_place: bool = False,
@@ -82,6 +96,18 @@ def reinit(
         allow_unmatched: Whether a pattern that matches nothing is a warning and not an error.
         cascade: How many levels of layers are rewritten, from the output down; all if not given.
         plan: A plan, or a file that holds one or a report, in place of the arguments above.
+        data: Calibration data for schemes that look at signals (`signal.open_feeds` says in what forms); synthetic
+            feeds are made if it is not given.
+        batch_size: Samples a batch.
+        samples: How many samples of the data are taken; all if not given.
+        dims: Lengths of symbolic dimensions of the inputs, by name.
+        images: How images become arrays.
+        calibrate: Whether the weights of any scheme are scaled by LSUV as well.
+        recalibrate_norm: Whether batch norms get the statistics of their input on the data; if not given, they do
+            where LSUV scales.
+        strict: Whether a weight that could not be scaled is an error.
+        provider: The execution provider of ONNX Runtime that runs the model; the processor's if not given.
+        spill: A folder for activations that are held between layers; memory if not given.
         metadata: Whether the model's metadata tells how its weights were made, under the key "onnxinit".
         force: Whether an existing file may be overwritten.
         in_place: Whether the input may be overwritten; it is where no output is given.
@@ -96,23 +122,37 @@ def reinit(
     Raises:
         ModelError: The model cannot be read or the output cannot be written.
         SchemeError: A scheme, rule, pattern, seed or plan is wrong.
+        DataError: The data does not fit the model.
+        ExpectationError: With `strict`, a weight could not be scaled.
     """
     asked = _Asked(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan, cascade)
     workers = _threads(threads)
+    told = Calibration(
+        DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions()),
+        calibrate,
+        recalibrate_norm,
+        Running(workers, provider, None if spill is None else Path(spill)),
+    )
     file = _open(model, external_root)
     analysis = analyse(file)
-    made = asked.plan_for(analysis)
+    made, signal = asked.plan_for(analysis), None
+    if not dry_run:
+        made, signal = settle(made, analysis, file, told)
+    if strict and signal is not None:
+        _expect_all(signal)
     values = fresh(made, analysis, file.array)
     nbytes = sum(v.nbytes for v in values.values())
-    result = Result(made, tuple(analysis.by_id[e.id] for e in made.entries), made.kept, made.warnings, nbytes)
+    result = Result(
+        made, tuple(analysis.by_id[e.id] for e in made.entries), made.kept, made.warnings, nbytes, signal=signal
+    )
     notes = {METADATA_KEY: asked.note(made)} if metadata else None
     if dry_run:
         return result
     if output is None and file.path is None:
         return replace(result, model=build(file, values, metadata=notes, threads=workers))
     out = output_path(file.path or "", output, in_place=in_place)
-    told = _counted(progress, nbytes)
-    write(file, out, values, metadata=notes, force=force, in_place=in_place, threads=workers, progress=told)
+    counted = _counted(progress, nbytes)
+    write(file, out, values, metadata=notes, force=force, in_place=in_place, threads=workers, progress=counted)
     return replace(result, path=out)
 
 
@@ -200,6 +240,16 @@ def _open(model: File | onnx.ModelProto, external_root: File | None) -> ModelFil
     if isinstance(model, onnx.ModelProto):
         return ModelFile.of(model)
     return ModelFile.open(model, external_root=None if external_root is None else Path(external_root))
+
+
+def _expect_all(signal: Signal) -> None:
+    """See that every weight got what was asked for."""
+    if signal.failed:
+        first = signal.failed[0]
+        raise ExpectationError(
+            f"{len(signal.failed)} of {len(signal.layers)} layers did not get what was asked for, the first is "
+            f"'{first.id}': {first.note or first.status}; without --strict they keep their base"
+        )
 
 
 def _seed(seed: int | str | None) -> int:

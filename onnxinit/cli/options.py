@@ -54,6 +54,30 @@ _PLAN = [
     ),
 ]
 
+_RUNNING = [
+    click.option("--calibrate", is_flag=True, help="Scale the weights of any scheme by LSUV as well."),
+    click.option(
+        "--recalibrate-norm/--no-recalibrate-norm",
+        default=None,
+        help="Whether batch norms get the statistics of their input on the data. [default: where LSUV scales]",
+    ),
+    click.option("--strict", is_flag=True, help="Leave with status 3 if a weight could not be scaled."),
+    click.option("--provider", metavar="NAME", help="Execution provider of ONNX Runtime. [default: the processor's]"),
+    click.option(
+        "--spill",
+        type=click.Path(path_type=Path, file_okay=False, exists=True),
+        metavar="DIR",
+        help="A folder for activations that are held between layers. [default: memory]",
+    ),
+]
+
+
+def running(command: F) -> F:
+    """The options of passes that scale weights on data."""
+    for option in reversed(_RUNNING):
+        command = option(command)
+    return command
+
 
 def plan(command: F) -> F:
     """The options that make a plan."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     help="The file to write. [default: MODEL with .reinit.onnx for .onnx]",
 )
 @options.plan
+@options.running
 @click.option("--in-place", is_flag=True, help="Write over MODEL itself.")
 @click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
@@ -92,7 +93,8 @@ def command(
             )
         seconds = time.monotonic() - started
         record = _record(model, result) if report or as_json else {}
-        write_report(record)
+        aside: dict[str, Any] = {}
+        write_report({**record, "plan": result.plan.to_json(aside)}, aside)
     if as_json:
         click.echo(json.dumps(record, indent=1))
     elif not quiet:
@@ -122,14 +124,18 @@ def _record(model: Path, result: Result) -> dict[str, Any]:
         "parameters": sum(w.size for w in result.weights),
         "bytes": result.nbytes,
         "plan": result.plan.to_json(),
+        "signal": None if result.signal is None else result.signal.to_json(),
         "written": written,
     }
 
 
 def _print(result: Result, seconds: float) -> None:
+    from onnxinit.report.signal import findings
     from onnxinit.report.text import console, outcome, sections, total
 
     out = console()
-    for part in (*sections(result.plan, result.weights), total(result.plan, result.weights, result.nbytes)):
+    found = findings(result.signal) if result.signal is not None else ()
+    last = total(result.plan, result.weights, result.nbytes)
+    for part in (*sections(result.plan, result.weights), *found, last):
         out.print(part)
     out.print(outcome(result.path, seconds))

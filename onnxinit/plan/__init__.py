@@ -4,7 +4,7 @@ from onnxinit.plan.blocks import asked_std, block_of, label, parts_of, work_type
 from onnxinit.plan.defaults import SIGNAL_ROLES
 from onnxinit.plan.fit import fit_plan
 from onnxinit.plan.make import base_entry, entry_of, make_plan
-from onnxinit.plan.measured import Measured, aside_path
+from onnxinit.plan.measured import Aside, Measured, aside_path
 from onnxinit.plan.patterns import Pattern
 from onnxinit.plan.plan import Entry, Gain, Left, Plan, Vector
 from onnxinit.plan.refit import REFIT
@@ -13,6 +13,7 @@ from onnxinit.plan.rules import Rule
 __all__ = [
     "REFIT",
     "SIGNAL_ROLES",
+    "Aside",
     "Entry",
     "Gain",
     "Left",

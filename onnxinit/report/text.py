@@ -119,7 +119,7 @@ def sections(plan: Plan, weights: Iterable[Weight]) -> Iterator[WeightTable | Ke
         yield Paragraph()
     if plan.kept:
         them = "it is" if len(plan.kept) == 1 else "they are"
-        yield Paragraph((f"kept as {them}: {_count(len(plan.kept), 'tensor')}", "bold"))
+        yield Paragraph((f"kept as {them}: {count(len(plan.kept), 'tensor')}", "bold"))
         yield KeptList(plan.kept)
         yield Paragraph()
     for warning in plan.warnings:
@@ -142,8 +142,8 @@ def summary(found: Inspection) -> Paragraph:
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in found.opsets.items())
     parameters = sum(w.size for w in found.weights)
     model = f"{found.path}: IR version {found.ir_version}, {opsets}; "
-    weights = f"{_count(len(found.weights), 'weight')} of {_count(parameters, 'parameter')}, "
-    others = f"{_count(len(found.kept), 'other tensor')}"
+    weights = f"{count(len(found.weights), 'weight')} of {count(parameters, 'parameter')}, "
+    others = f"{count(len(found.kept), 'other tensor')}"
     return Paragraph(printable(model), (weights + others, "bold"))
 
 
@@ -152,7 +152,7 @@ def total(plan: Plan, weights: Sequence[Weight], nbytes: int) -> Paragraph:
     if not weights:
         return Paragraph(("nothing to rewrite: the plan draws no tensor of this model", "bold"))
     parameters = sum(w.size for w in weights)
-    tensors = f"{_count(len(weights), 'tensor')}, {_count(parameters, 'parameter')}, {_size(nbytes)}, seed {plan.seed}"
+    tensors = f"{count(len(weights), 'tensor')}, {count(parameters, 'parameter')}, {_size(nbytes)}, seed {plan.seed}"
     return Paragraph((tensors, "bold"))
 
 
@@ -163,8 +163,9 @@ def outcome(path: Path | None, seconds: float) -> Paragraph:
     return Paragraph("wrote ", (printable(str(path)), "bold"), f" in {seconds:.2f} s")
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
+def count(number: int, what: str) -> str:
+    """A number of things, in words: 1 tensor, 2,000 tensors."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _size(nbytes: float) -> str:

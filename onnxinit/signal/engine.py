@@ -140,6 +140,7 @@ class Engine:
 
     def finish(self, steps: Sequence[Step], names: Sequence[str]) -> None:
         """Say that steps have run, so that what they read is given up unless it is among the names or read later."""
+        steps = [step for step in steps if step not in self._done]
         self._done.update(steps)
         for name in (n for step in steps for n in dict.fromkeys(step.inputs)):
             self._left[name] = self._left.get(name, 0) - 1

@@ -40,8 +40,10 @@ LINEAR: Mapping[tuple[str, str], Mapping[int, int | None]] = {
     (MICROSOFT, "FusedMatMul"): _PRODUCT,
     (MICROSOFT, "TransposeMatMul"): _PRODUCT,
     (MICROSOFT, "MatMulNBits"): {1: -1, 2: -1},
-    ("", "Einsum"): {0: None, 1: None},
+    ("", "ReduceSum"): {0: None},  # of a product with a signal
+    ("", "ReduceMean"): {0: None},
 }
+_EINSUM = ("", "Einsum")
 _BIASES = {
     "Gemm": 2,
     "DeformConv": 3,
@@ -132,14 +134,14 @@ def find_layers(program: Program, analysis: Analysis, weights: Iterable[Weight])
         found += layers
         if not layers:
             body = inner.get(weight.path)
-            reason = f"inside the body of {body.label}" if body is not None else next(iter(reasons), "no step reads it")
-            missed[weight.id] = reason
+            missed[weight.id] = next(iter(reasons), f"inside the body of {body.label}" if body else "no step reads it")
     return Layers(sorted(found, key=lambda layer: (layer.step.place, layer.at)), missed)
 
 
 class _Tracer:
     def __init__(self, program: Program, analysis: Analysis):
         self._program = program
+        self._factors = self._find_factors({w.path for w in analysis.weights})
         self._roles = {w.path: w.role for w in analysis.weights}
 
     def layers(self, weight: Weight, names: Iterable[str]) -> tuple[list[Layer], list[str]]:
@@ -169,22 +171,37 @@ class _Tracer:
 
     def _read(self, step: Step, at: int, exact: bool) -> str:
         """What a use is: a layer, a linear or another step on the way, "" for one aside, or why it is none of these."""
-        if at >= len(step.node.input):
-            return f"read inside the body of {step.label}"
+        if step.has_bodies:
+            return f"inside the body of {step.label}"
         moves = any(n in self._program.moving for n in step.outputs)
         if step.op in _ASIDE:
             return ""
-        if at in LINEAR.get(step.key, ()) or (at == 1 and step.key in INSIDE):
-            return "layer" if moves else "linear"
+        if step.key == _EINSUM or at in LINEAR.get(step.key, ()) or (at == 1 and step.key in INSIDE):
+            many = len(step.node.input) if step.key == _EINSUM else 0 if step.op.startswith("Reduce") else 2
+            others = [n for i, n in enumerate(step.node.input[:many]) if i != at]
+            if moves or (others and self._factors.isdisjoint(others)):
+                return "layer"  # a product with a signal, or with a table that the file holds
+            return "linear"
         if step.op in _VIEWS and (at == 0 or step.op in ("Mul", "Concat")):
             return "linear"
         return f"used by {step.label}, whose output is not linear in it" if moves else "other"
+
+    def _find_factors(self, paths: set[str]) -> set[str]:
+        """The names of weights, of their views, and of products of these: factors of a weight, not a signal."""
+        factors = {name for name, path in self._program.stored.items() if path in paths}
+        for step in self._program.steps:
+            read = [n for n in step.node.input if n]
+            if step.op in _VIEWS and read and read[0] in factors:
+                factors.update(step.outputs)
+            elif (step.key == _EINSUM or step.key in LINEAR) and all(n in factors for n in read):
+                factors.update(step.outputs)
+        return factors
 
     def _layer(self, weight: Weight, step: Step, at: int, exact: bool, chain: tuple[Step, ...]) -> Layer:
         layer = Layer(weight, step, at, step.outputs[0], exact, [*chain, step])
         if step.key in INSIDE:
             return layer
-        layer.channels = LINEAR[step.key][at]
+        layer.channels = LINEAR[step.key][at] if step.key in LINEAR else None
         if step.op in _INTEGER:
             self._scale_up(layer)
         self._find_bias(layer)

@@ -68,6 +68,11 @@ class Step:
         """Its operator: domain and type."""
         return ("" if self.node.domain == "ai.onnx" else self.node.domain, self.node.op_type)
 
+    @cached_property
+    def has_bodies(self) -> bool:
+        """Whether it runs subgraphs."""
+        return next(_bodies(self.node), None) is not None
+
     @property
     def label(self) -> str:
         """What to call it in a message."""

@@ -18,7 +18,7 @@ from onnxinit.plan import Entry, Measured, entry_of
 from onnxinit.schemes import Spec
 from onnxinit.signal.engine import Engine, Feed, StepError
 from onnxinit.signal.layers import Layer, find_layers
-from onnxinit.signal.program import Program, Step, path_of, tensors_in
+from onnxinit.signal.program import Program, Step, free_names, path_of, tensors_in
 from onnxinit.signal.statistics import Moments, channel_moments
 from onnxinit.signal.supply import Supply
 
@@ -81,6 +81,7 @@ class Walk:
         self._over: set[object] = set()  # layers and steps that the walk is past
         self._closed: set[Step] = set()  # Ifs whose batches take both branches
         self._broken: dict[Step, str] = {}
+        self._untaken: dict[str, str] = {}
 
     def run(self, visit: Callable[[Layer], None]) -> None:
         """Visit every layer.
@@ -94,7 +95,7 @@ class Walk:
     def _round(self, visit: Callable[[Layer], None]) -> bool:
         """Walk to the next If or to the end; whether there is more."""
         found = find_layers(self.program, self.supply.analysis, self._weights)
-        self.missed.update((i, r) for i, r in found.missed.items() if i not in self.missed)
+        self.missed = {**found.missed, **self._untaken}
         stops: list[tuple[Step, Layer | None]] = [(layer.step, layer) for layer in found.found]
         stops += [(step, None) for step in self.program.steps if self._is_norm(step)]
         stops = [
@@ -156,17 +157,21 @@ class Walk:
         taken = {bool(np.asarray(value).reshape(-1)[0]) for value in self.engine.values(condition)}
         if len(taken) != 1:
             self._closed.add(step)
-            for weight in self._weights:
-                if weight.path in step.inner:
-                    self.missed[weight.id] = f"inside {step.label}, whose branches some batches take and others do not"
+            self._leave(step.inner, f"inside {step.label}, whose branches some batches take and others do not")
             return
         name = "then_branch" if taken.pop() else "else_branch"
         branches: dict[str, GraphProto] = {a.name: a.g for a in step.node.attribute}
-        other = {path_of(t) for n, g in branches.items() if n != name for t in tensors_in(g)}
+        before = set(self.program.stored.values())
+        others = [g for n, g in branches.items() if n != name]
+        inside = {path_of(t) for g in others for t in tensors_in(g)} - before
+        read = {self.program.stored.get(n, "") for g in others for n in free_names(g)}
         self.program.take(step, branches[name])
-        for weight in self._weights:
-            if weight.path in other and weight.path not in set(self.program.stored.values()):
-                self.missed[weight.id] = f"inside the branch of {step.label} that the data does not take"
+        unread = read - {self.program.stored.get(n, "") for s in self.program.steps for n in s.inputs}
+        self._leave(inside | unread, f"inside the branch of {step.label} that the data does not take")
+
+    def _leave(self, paths: Iterable[str], reason: str) -> None:
+        held = set(paths)
+        self._untaken.update((w.id, reason) for w in self._weights if w.path in held)
 
     # ------------------------------------------------------------ batch norms
 

@@ -93,14 +93,14 @@ def test_a_report_is_whole_or_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     for text in ("one", "two"):
         with report_file(path) as write:
-            write(text)
+            write(text, {})
         assert path.read_text() == f'"{text}"\n'
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_device_is_written_to_as_it_is() -> None:
     with report_file(Path("/dev/null")) as write:
-        write({})
+        write({}, {})
     assert Path("/dev/null").is_char_device()
 
 
@@ -116,5 +116,5 @@ def test_a_report_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> N
 def test_without_a_path_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with report_file(None) as write:
-        write({})
+        write({}, {})
     assert list(tmp_path.iterdir()) == []
