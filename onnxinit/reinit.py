@@ -142,10 +142,9 @@ def reinit(
         _expect_all(signal)
     values = fresh(made, analysis, file.array)
     nbytes = sum(v.nbytes for v in values.values())
-    result = Result(
-        made, tuple(analysis.by_id[e.id] for e in made.entries), made.kept, made.warnings, nbytes, signal=signal
-    )
-    notes = {METADATA_KEY: asked.note(made)} if metadata else None
+    weights = tuple(analysis.by_id[e.id] for e in made.entries)
+    result = Result(made, weights, made.kept, made.warnings, nbytes, signal=signal)
+    notes = {METADATA_KEY: _note(made)} if metadata else None
     if dry_run:
         return result
     if output is None and file.path is None:
@@ -201,7 +200,7 @@ class _Asked:
             if self._given():
                 raise SchemeError(f"a plan is given, which says it all: leave out {' and '.join(self._given())}")
             return fit_plan(self.plan if isinstance(self.plan, Plan) else Plan.load(self.plan), analysis)
-        return make_plan(
+        made = make_plan(
             analysis,
             scheme="auto" if self.scheme is None else self.scheme,
             seed=_seed(self.seed),
@@ -211,6 +210,7 @@ class _Asked:
             allow_unmatched=self.allow_unmatched,
             cascade=self.cascade,
         )
+        return replace(made, arguments=self._given())
 
     def _given(self) -> dict[str, object]:
         """The arguments that were given, as JSON values."""
@@ -220,16 +220,17 @@ class _Asked:
         given["cascade"] = self.cascade
         return {k: v for k, v in given.items() if v is not None}
 
-    def note(self, plan: Plan) -> str:
-        """The metadata entry: versions, the arguments that made the plan, its seed and its digest."""
-        entry = {
-            "version": __version__,
-            "stream": plan.stream,
-            "arguments": self._given(),
-            "seed": plan.seed,
-            "plan": plan.digest(),
-        }
-        return json.dumps(entry, separators=(",", ":"))
+
+def _note(plan: Plan) -> str:
+    """The metadata entry: versions, the arguments that made the plan, its seed and its digest."""
+    entry = {
+        "version": __version__,
+        "stream": plan.stream,
+        "arguments": dict(plan.arguments),
+        "seed": plan.seed,
+        "plan": plan.digest(),
+    }
+    return json.dumps(entry, separators=(",", ":"))
 
 
 def _tuple(texts: str | Iterable[str]) -> tuple[str, ...]:

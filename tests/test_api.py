@@ -144,10 +144,10 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_plan_makes_the_same_model_again(tmp_path: Path) -> None:
-    first = onnxinit.reinit(LSTM, tmp_path / "a.onnx", scheme="he", seed=5, metadata=False, exclude="tags.bias")
+    first = onnxinit.reinit(LSTM, tmp_path / "a.onnx", scheme="he", seed=5, exclude="tags.bias")
     (tmp_path / "plan.json").write_text(json.dumps(first.plan.to_json()))
     for plan in (first.plan, tmp_path / "plan.json", str(tmp_path / "plan.json")):
-        again = onnxinit.reinit(LSTM, tmp_path / "b.onnx", plan=plan, metadata=False, force=True)
+        again = onnxinit.reinit(LSTM, tmp_path / "b.onnx", plan=plan, force=True)
         assert sha(tmp_path / "a.onnx") == sha(tmp_path / "b.onnx")
         assert again.plan == first.plan
         assert onnxinit.inspect(LSTM, plan=plan).plan == first.plan

@@ -17,7 +17,7 @@ from onnxinit import plugins
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
-from onnxinit.analysis.keeping import attribute_lists, stored_aside, unused_id
+from onnxinit.analysis.keeping import attribute_lists, made_at_run_time, stored_aside, unused_id
 from onnxinit.analysis.levels import with_levels
 from onnxinit.analysis.norms import find_norms
 from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Key, Reading, Row
@@ -98,7 +98,7 @@ def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Anal
         norms = find_norms(view, constants)
         walker = Walker(view, norms, Flow(view), Reader(file), operators)
         tensors = _name_cells(view, _read_all(file, view, walker))
-        return _Assembly(file, tensors, Surroundings(view, constants, norms)).analysis(view.nodes, bool(norms))
+        return _Assembly(file, tensors, Surroundings(view, constants, norms)).analysis(view.nodes, walker, bool(norms))
 
 
 @contextlib.contextmanager
@@ -210,7 +210,7 @@ class _Assembly:
             scope = tensor.values[0].scope if tensor.values else ""
             self._ids[path] = unused_id(f"{scope}/{name}" if scope else name, taken)
 
-    def analysis(self, nodes: Sequence[Node], normed: bool) -> Analysis:
+    def analysis(self, nodes: Sequence[Node], walker: Walker, normed: bool) -> Analysis:
         weights: list[Weight] = []
         kept: list[Kept] = []
         for path, tensor in self._tensors.items():
@@ -226,7 +226,9 @@ class _Assembly:
         weights = _share(weights, self._file)
         order = {p: i for i, p in enumerate(self._tensors)}
         weights.sort(key=lambda w: order[w.path])
-        kept.extend(attribute_lists(nodes, set(self._ids.values())))
+        taken = set(self._ids.values())
+        kept.extend(made_at_run_time(nodes, walker, taken))
+        kept.extend(attribute_lists(nodes, taken))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
         return Analysis(tuple(weights), tuple(kept), normless, depth)

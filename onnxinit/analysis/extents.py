@@ -308,6 +308,8 @@ _RULES: Mapping[str, Callable[[Node, dict[int, Known]], _Shapes]] = {
     "ConvTranspose": _conv_transpose,
     "Flatten": _flatten,
     "ConstantOfShape": _filled,
+    **dict.fromkeys(("RandomNormal", "RandomUniform"), lambda n, k: [tuple(n.ints_attribute("shape") or ())]),
+    **dict.fromkeys(("RandomNormalLike", "RandomUniformLike"), _same),
     "Tile": _tile,
     "TopK": _top_k,
     "GatherND": _gather_nd,

@@ -41,9 +41,8 @@ def fit_plan(plan: Plan, analysis: Analysis) -> Plan:
     lines = with_fitted(analysis, made, {ident: left[ident] for ident in fitted - named.keys()})
     entries = tuple(line for line in lines if isinstance(line, Entry))
     kept = (*(line for line in lines if isinstance(line, Left)), *(Left(k.id, k.reason) for k in analysis.kept))
-    return Plan(
-        plan.seed, plan.stream, entries, kept, tuple(advise(entries, kept, held_to_old_scales(analysis, entries)))
-    )
+    warnings = tuple(advise(entries, kept, held_to_old_scales(analysis, entries)))
+    return Plan(plan.seed, plan.stream, entries, kept, warnings, plan.arguments)
 
 
 def _fit(entry: Entry, weight: Weight) -> Entry:

@@ -17,7 +17,7 @@ from onnxinit.errors import SchemeError
 
 INLINE = 4096  # values; a larger tensor goes to the file beside
 
-Aside = MutableMapping[str, npt.NDArray[np.floating]]
+Aside = MutableMapping[str, npt.NDArray[np.floating[Any]]]
 
 _TYPES = {"float": "<f4", "double": "<f8"}
 
@@ -42,7 +42,7 @@ class Measured:
         return cls(np.ascontiguousarray(array, _TYPES[dtype]).tobytes(), dtype)
 
     @property
-    def values(self) -> npt.NDArray[np.floating]:
+    def values(self) -> npt.NDArray[np.floating[Any]]:
         """The numbers, flat."""
         return np.frombuffer(self.data, _TYPES[self.dtype])
 
@@ -62,7 +62,7 @@ class Measured:
         return {"dtype": self.dtype, "aside": ident}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], aside: Mapping[str, npt.NDArray[np.floating]]) -> Measured:
+    def from_json(cls, data: Mapping[str, Any], aside: Mapping[str, npt.NDArray[np.floating[Any]]]) -> Measured:
         """Read what `to_json` wrote.
 
         Raises:

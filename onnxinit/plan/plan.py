@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,6 +140,7 @@ class Plan:
         entries: The tensors that are rewritten, in file order.
         kept: All others.
         warnings: What a reader should know before using the result.
+        arguments: What was asked for to make it, by the names of `reinit`'s arguments, as JSON values.
     """
 
     seed: int
@@ -147,6 +148,7 @@ class Plan:
     entries: tuple[Entry, ...]
     kept: tuple[Left, ...] = ()
     warnings: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def digest(self) -> str:
         """SHA-256 (hex) of what determines the values: seed, stream, and of each entry the tensor, scheme and gain."""
@@ -168,6 +170,7 @@ class Plan:
             "seed": self.seed,
             "stream": self.stream,
             "digest": self.digest(),
+            "arguments": dict(self.arguments),
             "entries": [e.to_json(aside) for e in self.entries],
             "kept": [{"id": k.id, "reason": k.reason} for k in self.kept],
             "warnings": list(self.warnings),
@@ -196,6 +199,7 @@ class Plan:
                 entries=tuple(Entry.from_json(e, aside) for e in data["entries"]),
                 kept=tuple(Left(k["id"], k["reason"]) for k in data["kept"]),
                 warnings=tuple(map(str, data["warnings"])),
+                arguments=dict(data.get("arguments", {})),
             )
         except KeyError as e:
             raise SchemeError(f"an incomplete plan: it lacks {e}") from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from onnxinit.analysis.weight import FAN_ROLES, Weight
-from onnxinit.plan import Entry
+from onnxinit.plan import Entry, Vector
 
 MANY = 40  # rows; more are grouped
 
@@ -24,7 +25,7 @@ class Row:
         shape: Dimensions joined by x; "various" where they differ.
         fans: fan_in/fan_out; "" for roles without.
         activation: The downstream activations of a weight with fans.
-        scheme: What draws it; "kept" where nothing does.
+        scheme: What draws it, with the gain where it is not the scheme's own; "kept" where nothing does.
         std: The standard deviation asked for.
         count: How many weights.
     """
@@ -121,6 +122,16 @@ def _row(weight: Weight, entry: Entry | None) -> Row:
         shape="x".join(map(str, weight.shape)) or "scalar",
         fans=f"{weight.fan_in:g}/{weight.fan_out:g}" if fans else "",
         activation=", ".join(a.name for a in weight.downstream) if fans else "",
-        scheme=str(entry.scheme) if entry else "kept",
+        scheme=_scheme(weight, entry) if entry else "kept",
         std="" if entry is None or entry.std is None else f"{entry.std:.4g}",
     )
+
+
+def _scheme(weight: Weight, entry: Entry) -> str:
+    if isinstance(entry.gain, Vector):
+        shown = f"{min(entry.gain.values):.4g}..{max(entry.gain.values):.4g}"
+    elif math.isclose(entry.gain, entry.scheme.paper_gain(weight.downstream), rel_tol=1e-9):
+        return str(entry.scheme)
+    else:
+        shown = f"{entry.gain:.4g}"
+    return f"{entry.scheme}{',' if entry.scheme.params else ':'}gain={shown}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto
 
 from onnxinit.errors import DataError
@@ -66,7 +68,7 @@ def resolve(inputs: Sequence[Input], batch: int) -> Mapping[str, tuple[int, ...]
 def _values(i: Input, shape: tuple[int, ...], source: Stream) -> Array:
     dtype, kind = i.numpy_dtype, i.purpose.kind
     if kind == "signal":
-        floats = np.empty(shape, np.float64 if dtype == np.float64 else np.float32)
+        floats: npt.NDArray[np.floating[Any]] = np.empty(shape, np.float64 if dtype == np.float64 else np.float32)
         source.normal(floats)
         return floats.astype(dtype)
     if kind == "ids":

@@ -308,6 +308,22 @@ def test_a_sparse_weight_is_kept() -> None:
     assert "sparse" in kept(model)["w"]
 
 
+def test_kernels_that_are_made_at_run_time_are_listed() -> None:
+    model = build(
+        "(float[n,4] x) => (float[n,3] y) {"
+        " w = ConstantOfShape<value = float[1] {0.02}>(s) h = MatMul(x, w) r = RandomNormal<shape = [5, 3]>()"
+        " z = MatMul(h, r) noise = RandomNormalLike(z) u = RandomUniform<shape = [3]>() a = Add(z, noise)"
+        " y = Mul(a, u) }",
+        s=np.array([4, 5]),
+    )
+    made = {k.id: (k.shape, k.dtype, k.reason) for k in analysed(model).kept if "run time by" in k.reason}
+    why = "made at run time by {}, so that the file holds no values to replace"
+    assert made == {
+        "w": ((4, 5), "float", why.format("ConstantOfShape")),
+        "r": ((5, 3), "float", why.format("RandomNormal")),
+    }
+
+
 # ---------------------------------------------------------------- the whole network
 
 

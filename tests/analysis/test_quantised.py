@@ -271,7 +271,7 @@ def test_a_tensor_in_an_attribute_names_its_operator() -> None:
     model = model_of(shape, fill)
     del model.graph.output[0]
     (kept,) = analysed(model).kept
-    assert kept.reason == "attribute value of ConstantOfShape, which is no tensor of the graph"
+    assert kept.reason == "the value that ConstantOfShape fills a tensor with at run time"
     function = helper.make_function(
         "local", "F", ["a"], ["b"], [helper.make_node("Identity", ["a"], ["b"])], [helper.make_opsetid("", 17)]
     )

@@ -72,7 +72,7 @@ def test_a_plan_goes_through_json_unchanged(plan: Plan) -> None:
 
 def test_the_json_is_laid_out_as_documented() -> None:
     data = PLAN.to_json()
-    assert list(data) == ["format", "seed", "stream", "digest", "entries", "kept", "warnings"]
+    assert list(data) == ["format", "seed", "stream", "digest", "arguments", "entries", "kept", "warnings"]
     assert (data["format"], data["seed"], data["stream"]) == ("onnxinit.plan/1", 3, 1)
     assert data["entries"][0] == {
         "id": "conv",

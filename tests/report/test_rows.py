@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import pytest
-from handmade import RELU, analysis, conv, weight
+from handmade import GELU, RELU, TANH, analysis, conv, weight
 from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxinit.analysis.weight import Weight
-from onnxinit.plan import make_plan
+from onnxinit.plan import Vector, make_plan
 from onnxinit.report.rows import MANY, Row, common, printable, rows
 
 
@@ -27,6 +28,18 @@ def test_a_row_per_weight() -> None:
     assert first == Row("a", "weight", "8x4x3x3", "36/72", "relu", "he", "0.2357")
     assert second == Row("b", "bias", "8", "", "", "kept", "")
     assert third == Row("s", "other", "scalar", "", "", "truncated_normal", "0.01759")
+
+
+def test_a_gain_is_shown_where_it_is_not_the_scheme_s_own() -> None:
+    weights = [conv("r", downstream=(RELU,)), conv("g", downstream=(GELU,)), conv("t", downstream=(TANH,))]
+    assert [r.scheme for r in shown(*weights, scheme="auto")] == ["he", "he:gain=1.534", "xavier"]
+    spec = "he:distribution=uniform,gain=exact"
+    assert [r.scheme for r in shown(*weights, scheme=spec)][1] == "he:distribution=uniform,gain=1.534"
+    plan = make_plan(analysis(*weights), scheme="orthogonal")
+    measured = [replace(e, gain=g) for e, g in zip(plan.entries, (1.0, 0.5, Vector(0, (0.25, 2.0))), strict=False)]
+    assert [r.scheme for r in rows(weights, measured)] == [
+        "orthogonal", "orthogonal:gain=0.5", "orthogonal:gain=0.25..2",
+    ]  # fmt: skip
 
 
 def layers(count: int) -> list[Weight]:

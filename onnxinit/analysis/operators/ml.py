@@ -15,6 +15,7 @@ _TREE = "part of {op}, whose trees are grown, not drawn"
 _SUPPORT = "part of {op}, which holds the examples that it was fitted to"
 _PREPARED = "{attribute} of {op}, which prepares the input and was fitted to data, not trained"
 _TERMS = "weights of the terms that {op} counts"
+_FILL = "the {attribute} that {op} fills a tensor with at run time"
 
 _TREE_ATTRIBUTES = (
     *("nodes_values", "nodes_values_as_tensor", "nodes_hitrates", "nodes_hitrates_as_tensor", "nodes_splits"),
@@ -34,6 +35,7 @@ ATTRIBUTES: Mapping[Key, Mapping[str, str]] = {
     (ML, "Scaler"): dict.fromkeys(("offset", "scale"), _PREPARED),
     (ML, "Imputer"): {"imputed_value_floats": _PREPARED},
     ("", "TfIdfVectorizer"): {"weights": _TERMS},
+    ("", "ConstantOfShape"): {"value": _FILL},
 }
 
 
