@@ -15,7 +15,7 @@ from onnxinit import __version__
 from onnxinit.analysis import Analysis, Weight, analyse
 from onnxinit.errors import SchemeError
 from onnxinit.model import ModelFile, build, write
-from onnxinit.plan import Left, Plan, fit_plan, make_plan
+from onnxinit.plan import Donors, Left, Plan, fit_plan, make_plan
 from onnxinit.report import Inspection
 from onnxinit.schemes import Spec
 from onnxinit.values import fresh
@@ -101,8 +101,9 @@ def reinit(
     workers = _threads(threads)
     file = _open(model, external_root)
     analysis = analyse(file)
-    made = asked.plan_for(analysis)
-    values = fresh(made, analysis, file.array)
+    donors = Donors(None if external_root is None else Path(external_root))
+    made = asked.plan_for(analysis, donors)
+    values = fresh(made, analysis, file.array, donors)
     nbytes = sum(v.nbytes for v in values.values())
     result = Result(made, tuple(analysis.by_id[e.id] for e in made.entries), made.kept, made.warnings, nbytes)
     notes = {METADATA_KEY: asked.note(made)} if metadata else None
@@ -140,7 +141,8 @@ def inspect(
     asked = _Asked(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan, cascade)
     file = _open(model, external_root)
     analysis = analyse(file)
-    return Inspection.of(file, analysis, asked.plan_for(analysis))
+    donors = Donors(None if external_root is None else Path(external_root))
+    return Inspection.of(file, analysis, asked.plan_for(analysis, donors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,7 @@ class _Asked:
     plan: Plan | File | None
     cascade: int | None
 
-    def plan_for(self, analysis: Analysis) -> Plan:
+    def plan_for(self, analysis: Analysis, donors: Donors) -> Plan:
         if self.plan is not None:
             if self._given():
                 raise SchemeError(f"a plan is given, which says it all: leave out {' and '.join(self._given())}")
@@ -170,6 +172,7 @@ class _Asked:
             exclude=self.exclude,
             allow_unmatched=self.allow_unmatched,
             cascade=self.cascade,
+            donors=donors,
         )
 
     def _given(self) -> dict[str, object]:

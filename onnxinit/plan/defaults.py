@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnxinit.analysis.weight import Analysis, Weight
-from onnxinit.schemes import ROLE_DEFAULTS, Spec, auto_spec
+from onnxinit.analysis.weight import FAN_ROLES, Analysis, Weight
+from onnxinit.schemes import ROLE_DEFAULTS, Spec, auto_spec, parse_spec
 
 SIGNAL_ROLES = frozenset({"weight", "input_weight"})  # what --scheme is for, and a pass over the signal can settle
 
@@ -19,10 +19,15 @@ def default_spec(weight: Weight, scheme: Spec, analysis: Analysis) -> tuple[Spec
 
     Args:
         weight: The weight.
-        scheme: What `--scheme` says, for kernels.
+        scheme: What `--scheme` says, for kernels; where it takes values from another model, for everything, and where
+            it takes the tensor's own, for embeddings and recurrent kernels too.
         analysis: The whole, for the depth of the network.
     """
     role = weight.role
+    if scheme.scheme.origin == "model":
+        return scheme, f"the scheme, {scheme.name}"
+    if scheme.scheme.origin == "own" and role in FAN_ROLES:
+        return scheme, f"the scheme for kernels, {scheme}"
     if role in SIGNAL_ROLES or (role == "recurrent_weight" and scheme.name in _ALSO_RECURRENT):
         return scheme, f"the scheme for kernels, {scheme}"
     return _by_role(weight, analysis), f"the default of the role {role}"
@@ -55,6 +60,14 @@ def resolve_auto(weight: Weight, analysis: Analysis) -> tuple[Spec, str]:
 
 def _names(weight: Weight, *, upstream: bool) -> str:
     return ", ".join(a.name for a in (weight.upstream if upstream else weight.downstream)) or "linear"
+
+
+def without_donor(weight: Weight, spec: Spec, scheme: Spec, analysis: Analysis) -> tuple[Spec, str]:
+    """What a weight gets that found no donor, and why: the spec's own fallback, else what it would get without it."""
+    fallback = spec.values["fallback"]
+    if fallback is not None:
+        return parse_spec(str(fallback)), f"the fallback {fallback}"
+    return default_spec(weight, Spec.of("auto") if scheme.scheme.origin == "model" else scheme, analysis)
 
 
 def possible(spec: Spec, weight: Weight) -> bool:

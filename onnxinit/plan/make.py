@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Weight
 from onnxinit.errors import SchemeError
-from onnxinit.plan.advice import INSTEAD, advise
+from onnxinit.plan.advice import INSTEAD, KEPT_POSITIVE, advise
 from onnxinit.plan.blocks import asked_std, label
-from onnxinit.plan.defaults import SIGNAL_ROLES, default_spec, possible, resolve_auto
+from onnxinit.plan.defaults import SIGNAL_ROLES, default_spec, possible, resolve_auto, without_donor
+from onnxinit.plan.donors import Donors
 from onnxinit.plan.measured import Measured
 from onnxinit.plan.patterns import Pattern
 from onnxinit.plan.plan import Entry, Gain, Left, Plan
@@ -34,6 +35,7 @@ def make_plan(
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
     cascade: int | None = None,
+    donors: Donors | None = None,
 ) -> Plan:
     """Say for every tensor what it gets, or why it is kept.
 
@@ -49,8 +51,10 @@ def make_plan(
             weight is its height, the number of layers after it on the longest way on: 0 for the last layer of every
             output, the same for the queries, keys and values of an attention, and for biases and norms that of the
             layer before them.
+        donors: Opens the models that weights are taken from.
 
     Raises:
+        ModelError: A donor cannot be read.
         SchemeError: A scheme, parameter, pattern, the seed or the cascade is wrong, a pattern matches nothing, or a
             scheme cannot draw a weight that gets it.
     """
@@ -67,6 +71,7 @@ def make_plan(
         [Pattern.parse(text) for text in _several(include)],
         [Pattern.parse(text) for text in _several(exclude)],
         cascade,
+        donors or Donors(),
     )
     unmatched = choice.unmatched()
     if unmatched and not allow_unmatched:
@@ -100,6 +105,7 @@ class _Choice:
     include: Sequence[Pattern]
     exclude: Sequence[Pattern]
     cascade: int | None
+    donors: Donors
 
     def unmatched(self) -> list[str]:
         """What the user asked for that no weight answers to."""
@@ -116,6 +122,15 @@ class _Choice:
         if left:
             return Left(weight.id, left)
         spec, why = self._spec(owner, same)
+        while spec.scheme.origin == "model":
+            taken = self.donors.choose(self.analysis, owner, spec)
+            if not isinstance(taken, str):
+                spec, why = taken[0], f"{why}: {taken[1]}"
+                break
+            spec, instead = without_donor(owner, spec, self.scheme, self.analysis)
+            why = f"{taken}; {instead}"
+        if spec.scheme.origin == "own" and owner.role == "running_var" and not spec.scheme.moves:
+            spec, why = Spec.of("shuffle"), why + KEPT_POSITIVE
         if spec.name == "auto" or (spec.pending and owner.role not in SIGNAL_ROLES):
             spec, why = resolve_auto(owner, self.analysis)
         if spec.name == "keep":
