@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxinit.analysis.weight import FAN_ROLES, Analysis, Weight
-from onnxinit.schemes import ROLE_DEFAULTS, Spec, auto_spec, parse_spec
+from onnxinit.schemes import ROLE_DEFAULTS, Spec, auto_spec
 
 SIGNAL_ROLES = frozenset({"weight", "input_weight"})  # what --scheme is for, and a pass over the signal can settle
 
@@ -60,14 +60,6 @@ def resolve_auto(weight: Weight, analysis: Analysis) -> tuple[Spec, str]:
 
 def _names(weight: Weight, *, upstream: bool) -> str:
     return ", ".join(a.name for a in (weight.upstream if upstream else weight.downstream)) or "linear"
-
-
-def without_donor(weight: Weight, spec: Spec, scheme: Spec, analysis: Analysis) -> tuple[Spec, str]:
-    """What a weight gets that found no donor, and why: the spec's own fallback, else what it would get without it."""
-    fallback = spec.values["fallback"]
-    if fallback is not None:
-        return parse_spec(str(fallback)), f"the fallback {fallback}"
-    return default_spec(weight, Spec.of("auto") if scheme.scheme.origin == "model" else scheme, analysis)
 
 
 def possible(spec: Spec, weight: Weight) -> bool:
