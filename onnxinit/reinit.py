@@ -16,7 +16,7 @@ from onnxinit import __version__
 from onnxinit.analysis import Analysis, Weight, analyse
 from onnxinit.errors import ExpectationError, SchemeError
 from onnxinit.model import ModelFile, build, write
-from onnxinit.plan import Left, Plan, fit_plan, make_plan
+from onnxinit.plan import Donors, Left, Plan, fit_plan, make_plan
 from onnxinit.report import Inspection
 from onnxinit.schemes import Spec
 from onnxinit.signal import Calibration, DataOptions, ImageOptions, Running, Signal, settle
@@ -135,12 +135,13 @@ def reinit(
     )
     file = _open(model, external_root)
     analysis = analyse(file)
-    made, signal = asked.plan_for(analysis), None
+    donors = Donors(None if external_root is None else Path(external_root))
+    made, signal = asked.plan_for(analysis, donors), None
     if not dry_run:
-        made, signal = settle(made, analysis, file, told)
+        made, signal = settle(made, analysis, file, told, donors)
     if strict and signal is not None:
         _expect_all(signal)
-    values = fresh(made, analysis, file.array)
+    values = fresh(made, analysis, file.array, donors)
     nbytes = sum(v.nbytes for v in values.values())
     weights = tuple(analysis.by_id[e.id] for e in made.entries)
     result = Result(made, weights, made.kept, made.warnings, nbytes, signal=signal)
@@ -179,7 +180,8 @@ def inspect(
     asked = _Asked(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan, cascade)
     file = _open(model, external_root)
     analysis = analyse(file)
-    return Inspection.of(file, analysis, asked.plan_for(analysis))
+    donors = Donors(None if external_root is None else Path(external_root))
+    return Inspection.of(file, analysis, asked.plan_for(analysis, donors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ class _Asked:
     plan: Plan | File | None
     cascade: int | None
 
-    def plan_for(self, analysis: Analysis) -> Plan:
+    def plan_for(self, analysis: Analysis, donors: Donors) -> Plan:
         if self.plan is not None:
             if self._given():
                 raise SchemeError(f"a plan is given, which says it all: leave out {' and '.join(self._given())}")
@@ -209,6 +211,7 @@ class _Asked:
             exclude=self.exclude,
             allow_unmatched=self.allow_unmatched,
             cascade=self.cascade,
+            donors=donors,
         )
         return replace(made, arguments=self._given())
 

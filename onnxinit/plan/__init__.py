@@ -2,22 +2,26 @@
 
 from onnxinit.plan.blocks import asked_std, block_of, label, parts_of, work_type
 from onnxinit.plan.defaults import SIGNAL_ROLES
+from onnxinit.plan.donors import Donors
 from onnxinit.plan.fit import fit_plan
 from onnxinit.plan.make import base_entry, entry_of, make_plan
 from onnxinit.plan.measured import Aside, Measured, aside_path
+from onnxinit.plan.pairing import Pairing
 from onnxinit.plan.patterns import Pattern
 from onnxinit.plan.plan import Entry, Gain, Left, Plan, Vector
-from onnxinit.plan.refit import REFIT
+from onnxinit.plan.refit import REFIT, moves_codes
 from onnxinit.plan.rules import Rule
 
 __all__ = [
     "REFIT",
     "SIGNAL_ROLES",
     "Aside",
+    "Donors",
     "Entry",
     "Gain",
     "Left",
     "Measured",
+    "Pairing",
     "Pattern",
     "Plan",
     "Rule",
@@ -30,6 +34,7 @@ __all__ = [
     "fit_plan",
     "label",
     "make_plan",
+    "moves_codes",
     "parts_of",
     "work_type",
 ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from onnxinit.plan.donors import NO_DONOR
 from onnxinit.plan.plan import Entry, Left
 
 INSTEAD = "; orthogonal in place of delta_orthogonal, since it has fewer outputs than inputs"
+KEPT_POSITIVE = "; shuffle in its place, since a variance is never negative"
 
 _KERNELS = frozenset({"weight", "input_weight", "recurrent_weight", "embedding"})
 _SHOWN = 3
@@ -33,6 +35,9 @@ def advise(entries: Sequence[Entry], kept: Iterable[Left], held: Iterable[str]) 
             f"{_count(replaced)} fewer outputs than inputs and cannot be delta_orthogonal, so orthogonal draws them: "
             f"{_some(replaced)}"
         )
+    alone = [e.id for e in entries if e.why.startswith(NO_DONOR)]
+    if alone:
+        yield f"{_count(alone)} no donor, and a scheme draws in its place: {_some(alone)}"
     unit = [e.id for e in entries if e.scheme.name == "sparse" and "std" not in dict(e.scheme.params)]
     if len(unit) >= _DEEP and not any(e.role == "norm_scale" for e in entries):
         yield (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxinit.analysis.weight import Analysis, Weight
+from onnxinit.analysis.weight import FAN_ROLES, Analysis, Weight
 from onnxinit.schemes import ROLE_DEFAULTS, Spec, auto_spec
 
 SIGNAL_ROLES = frozenset({"weight", "input_weight"})  # what --scheme is for, and a pass over the signal can settle
@@ -19,10 +19,15 @@ def default_spec(weight: Weight, scheme: Spec, analysis: Analysis) -> tuple[Spec
 
     Args:
         weight: The weight.
-        scheme: What `--scheme` says, for kernels.
+        scheme: What `--scheme` says, for kernels; where it takes values from another model, for everything, and where
+            it takes the tensor's own, for embeddings and recurrent kernels too.
         analysis: The whole, for the depth of the network.
     """
     role = weight.role
+    if scheme.scheme.origin == "model":
+        return scheme, f"the scheme, {scheme.name}"
+    if scheme.scheme.origin == "own" and role in FAN_ROLES:
+        return scheme, f"the scheme for kernels, {scheme}"
     if role in SIGNAL_ROLES or (role == "recurrent_weight" and scheme.name in _ALSO_RECURRENT):
         return scheme, f"the scheme for kernels, {scheme}"
     return _by_role(weight, analysis), f"the default of the role {role}"

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Weight
 from onnxinit.errors import SchemeError
-from onnxinit.plan.advice import INSTEAD, advise
+from onnxinit.plan.advice import INSTEAD, KEPT_POSITIVE, advise
 from onnxinit.plan.blocks import asked_std, label
 from onnxinit.plan.defaults import SIGNAL_ROLES, default_spec, possible, resolve_auto
+from onnxinit.plan.donors import Donors
 from onnxinit.plan.measured import Measured
 from onnxinit.plan.patterns import Pattern
 from onnxinit.plan.plan import Entry, Gain, Left, Plan
@@ -34,6 +35,7 @@ def make_plan(
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
     cascade: int | None = None,
+    donors: Donors | None = None,
 ) -> Plan:
     """Say for every tensor what it gets, or why it is kept.
 
@@ -49,8 +51,10 @@ def make_plan(
             weight is its height, the number of layers after it on the longest way on: 0 for the last layer of every
             output, the same for the queries, keys and values of an attention, and for biases and norms that of the
             layer before them.
+        donors: Opens the models that weights are taken from.
 
     Raises:
+        ModelError: A donor cannot be read.
         SchemeError: A scheme, parameter, pattern, the seed or the cascade is wrong, a pattern matches nothing, or a
             scheme cannot draw a weight that gets it.
     """
@@ -67,6 +71,7 @@ def make_plan(
         [Pattern.parse(text) for text in _several(include)],
         [Pattern.parse(text) for text in _several(exclude)],
         cascade,
+        donors or Donors(),
     )
     unmatched = choice.unmatched()
     if unmatched and not allow_unmatched:
@@ -100,6 +105,7 @@ class _Choice:
     include: Sequence[Pattern]
     exclude: Sequence[Pattern]
     cascade: int | None
+    donors: Donors
 
     def unmatched(self) -> list[str]:
         """What the user asked for that no weight answers to."""
@@ -115,11 +121,13 @@ class _Choice:
         left = self._left(same)
         if left:
             return Left(weight.id, left)
-        spec, why = self._spec(owner, same)
+        spec, why, without = self._with_donor(owner, *self._spec(owner, same))
+        if spec.scheme.origin == "own" and owner.role == "running_var" and not spec.scheme.moves:
+            spec, why = Spec.of("shuffle"), why + KEPT_POSITIVE
         if spec.name == "auto" or (spec.pending and owner.role not in SIGNAL_ROLES):
             spec, why = resolve_auto(owner, self.analysis)
         if spec.name == "keep":
-            return Left(weight.id, f"kept by {why}")
+            return Left(weight.id, f"{without}kept by {why}")
         if spec.name in _NEVER_ASKED:
             raise SchemeError(
                 f"{label(owner)} cannot be drawn by {spec}, {why}: it is what {_NEVER_ASKED[spec.name]} get; take a "
@@ -127,7 +135,26 @@ class _Choice:
             )
         if not possible(spec, owner):
             spec, why = Spec.of("orthogonal", gain=spec.gain), why + INSTEAD
-        return replace(entry_of(owner, spec, why), id=weight.id, role=weight.role, shape=weight.shape)
+        return replace(entry_of(owner, spec, without + why), id=weight.id, role=weight.role, shape=weight.shape)
+
+    def _with_donor(self, owner: Weight, spec: Spec, why: str) -> tuple[Spec, str, str]:
+        """Name the donor's weight in the spec; where there is none, what is done without, why, and which had none.
+
+        A fallback takes the place of its donor: as `--scheme` it is for kernels, in a rule for what the rule names.
+        """
+        by_rule, without = spec is not self.scheme, ""
+        while spec.scheme.origin == "model":
+            taken = self.donors.choose(self.analysis, owner, spec)
+            if not isinstance(taken, str):
+                return taken[0], f"{why}: {taken[1]}", without
+            fallback, without = spec.values["fallback"], f"{without}{taken}; "
+            if fallback is not None and by_rule:
+                spec, why = parse_spec(str(fallback)), f"the fallback {fallback}"
+                continue
+            scheme = Spec.of("auto") if self.scheme.scheme.origin == "model" else self.scheme
+            scheme = scheme if fallback is None else parse_spec(str(fallback))
+            spec, why = default_spec(owner, scheme, self.analysis)
+        return spec, why, without
 
     def spares(self, weight: Weight) -> Left | None:
         """Why a scale or zero point stays although its weights are drawn; of the rules, only one to keep it counts."""

@@ -22,7 +22,7 @@ def with_fitted(analysis: Analysis, made: Mapping[str, Entry | Left], spared: Ma
         made: The lines of what schemes draw, by id.
         spared: The lines of scales and zero points that the user keeps, by id.
     """
-    drawn = {ident for ident, line in made.items() if isinstance(line, Entry)}
+    drawn = {ident for ident, line in made.items() if isinstance(line, Entry) and not moves_codes(line)}
     parameters = {w.path: w for w in analysis.weights if w.role in PARAMETER_ROLES}
     owners = _owners(analysis)
     moving = {path for path, w in parameters.items() if w.id not in spared and all(o.id in drawn for o in owners[path])}
@@ -35,8 +35,18 @@ def with_fitted(analysis: Analysis, made: Mapping[str, Entry | Left], spared: Ma
         elif weight.path in moving:
             lines.append(_entry(weight, owners[weight.path], made))
         else:
-            lines.append(spared.get(weight.id) or Left(weight.id, "a scale or zero point of values that are kept"))
+            lines.append(spared.get(weight.id) or Left(weight.id, _why_held(owners[weight.path], made)))
     return lines
+
+
+def _why_held(owners: Collection[Weight], made: Mapping[str, Entry | Left]) -> str:
+    moved = any(isinstance(line := made[o.id], Entry) and moves_codes(line) for o in owners)
+    return f"a scale or zero point of values that are {'moved as they are' if moved else 'kept'}"
+
+
+def moves_codes(entry: Entry) -> bool:
+    """Whether an entry moves what is stored about as it is: codes stay codes, and their scales stay too."""
+    return entry.scheme.scheme.moves and entry.gain == 1.0
 
 
 def held_to_old_scales(analysis: Analysis, entries: Collection[Entry]) -> Iterator[str]:
@@ -44,7 +54,12 @@ def held_to_old_scales(analysis: Analysis, entries: Collection[Entry]) -> Iterat
     fitted = {analysis.by_id[e.id].path for e in entries if e.scheme.name == REFIT}
     for entry in entries:
         quantised = analysis.by_id[entry.id].quantised
-        if quantised is not None and not fitted & {quantised.scale, *quantised.factors} and entry.std != 0:
+        if (
+            quantised is not None
+            and not fitted & {quantised.scale, *quantised.factors}
+            and entry.std != 0
+            and not moves_codes(entry)
+        ):
             yield entry.id
 
 

@@ -28,6 +28,8 @@ class Row:
         scheme: What draws it, with the gain where it is not the scheme's own; "kept" where nothing does.
         std: The standard deviation asked for.
         count: How many weights.
+        taken: The weight of another model that it is taken from, where that has another id, or a glob that fits those
+            of the group; "" mostly.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Row:
     scheme: str
     std: str
     count: int = 1
+    taken: str = ""
 
 
 def rows(weights: Iterable[Weight], entries: Iterable[Entry]) -> list[Row]:
@@ -54,15 +57,19 @@ def rows(weights: Iterable[Weight], entries: Iterable[Entry]) -> list[Row]:
     plain = [_row(w, drawn.get(w.id)) for w in weights]
     if len(plain) <= MANY:
         return plain
-    grouped = _group(plain, lambda r: replace(r, name=_NUMBER.sub("*", r.name)))
+    grouped = _group(plain, _numberless)
     if len(grouped) <= MANY:
         return grouped
     return _group(plain, _loosely)
 
 
+def _numberless(row: Row) -> Row:
+    return replace(row, name=_NUMBER.sub("*", row.name), taken=_NUMBER.sub("*", row.taken))
+
+
 def _loosely(row: Row) -> Hashable:
     if row.role in FAN_ROLES:
-        return replace(row, name=_NUMBER.sub("*", row.name))
+        return _numberless(row)
     return (row.role, row.scheme, row.std)
 
 
@@ -80,6 +87,7 @@ def _merged(group: Sequence[Row]) -> Row:
         name=common([r.name for r in group]),
         shape=group[0].shape if len(shapes) == 1 else "various",
         count=len(group),
+        taken=common([r.taken for r in group]),
     )
 
 
@@ -115,6 +123,8 @@ def printable(text: str) -> str:
 
 
 def _row(weight: Weight, entry: Entry | None) -> Row:
+    donated = entry is not None and entry.scheme.scheme.origin == "model"
+    taken = str(entry.scheme.values["weight"]) if entry is not None and donated else ""
     fans = weight.role in FAN_ROLES and weight.fan_in is not None and weight.fan_out is not None
     return Row(
         name=printable(weight.id),
@@ -122,8 +132,9 @@ def _row(weight: Weight, entry: Entry | None) -> Row:
         shape="x".join(map(str, weight.shape)) or "scalar",
         fans=f"{weight.fan_in:g}/{weight.fan_out:g}" if fans else "",
         activation=", ".join(a.name for a in weight.downstream) if fans else "",
-        scheme=_scheme(weight, entry) if entry else "kept",
+        scheme="kept" if entry is None else entry.scheme.name if donated else _scheme(weight, entry),
         std="" if entry is None or entry.std is None else f"{entry.std:.4g}",
+        taken=printable(taken) if taken != weight.id else "",
     )
 
 

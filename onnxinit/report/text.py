@@ -69,7 +69,8 @@ class WeightTable:
 
 def _cells(row: Row) -> tuple[str, ...]:
     count = f" ({row.count}x)" if row.count > 1 else ""
-    return (row.name + count, row.role, row.shape, row.fans, row.activation, row.std, row.scheme)
+    scheme = f"{row.scheme}: {row.taken}" if row.taken else row.scheme
+    return (row.name + count, row.role, row.shape, row.fans, row.activation, row.std, scheme)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], styles: Sequence[str]) -> Text:

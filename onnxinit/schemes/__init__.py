@@ -1,6 +1,6 @@
 """How a weight is drawn: one small function per scheme, one table of them."""
 
-from onnxinit.schemes import constant, fan, independent, passes, structured  # noqa: F401  (their schemes, in the table's order)
+from onnxinit.schemes import constant, fan, independent, passes, sources, structured  # noqa: F401  (their schemes, in the table's order)
 from onnxinit.schemes.defaults import ROLE_DEFAULTS, auto_spec
 from onnxinit.schemes.distribution import Distribution
 from onnxinit.schemes.gains import exact_gain, mean_gain, resolve_gain

@@ -16,7 +16,8 @@ def check_base(params: Params) -> None:
     Raises:
         SchemeError: There is no such scheme, or it leaves the choice to the plan.
     """
-    if parse_spec(params["base"]).planned:
+    base = parse_spec(params["base"])
+    if base.planned or base.scheme.origin == "model":
         raise SchemeError(f"base must be a scheme that draws, such as orthogonal or he, not '{params['base']}'")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxinit.analysis.weight import Activation
 from onnxinit.errors import SchemeError
@@ -20,6 +21,7 @@ from onnxinit.schemes.distribution import Distribution
 from onnxinit.schemes.parameters import Value, as_number, nearest
 from onnxinit.schemes.table import SCHEMES, Block, Floats, Scheme, resolve
 
+Array = npt.NDArray[np.generic]
 Gain = float | Literal["paper", "exact", "upstream"]
 _GAINS = ("paper", "exact", "upstream")
 _COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*$)')  # with whole quotes after it
@@ -72,7 +74,13 @@ class Spec:
     @property
     def planned(self) -> bool:
         """Whether the plan must put something in its place (auto, keep): there is nothing to draw."""
-        return self.scheme.law is None and self.scheme.make is None
+        row = self.scheme
+        return row.law is None and row.make is None and row.draw_from is None
+
+    @property
+    def piece(self) -> str:
+        """What `draw_from` gets at a time: a block, the tensor as it is stored, or a chunk of the stored order."""
+        return str(self.values.get(self.scheme.piece, self.scheme.piece))
 
     @property
     def pending(self) -> bool:
@@ -96,11 +104,13 @@ class Spec:
         return law
 
     def moments(self, block: Block) -> tuple[float, float] | None:
-        """Mean and standard deviation of a block's values at gain 1; None where a structured scheme states none.
+        """Mean and standard deviation of a block's values at gain 1; None where a scheme states none.
 
         Raises:
             SchemeError: The scheme cannot draw the block.
         """
+        if self.scheme.draw_from is not None:
+            return None
         if not self.structured:
             law = self.distribution(block)
             return law.expectation, law.deviation
@@ -115,10 +125,31 @@ class Spec:
         assert self.scheme.make is not None, f"{self.name} is independent"
         if 0 in block.shape:
             return np.zeros(block.shape, block.dtype)
-        drawn = np.asarray(self.scheme.make(block, stream, **self.values))
+        drawn = self._checked(self.scheme.make(block, stream, **self.values), block)
+        return cast(Floats, drawn.astype(block.dtype, copy=False))
+
+    def draw_from(self, block: Block, stream: Stream, old: Array) -> Array:
+        """One piece of a scheme that takes values from a tensor, at gain 1.
+
+        Args:
+            block: What is drawn, of the shape of the piece.
+            stream: The random bits.
+            old: The values of the tensor there.
+
+        Returns:
+            An array of block.shape.
+
+        Raises:
+            SchemeError: The scheme cannot make a piece of this shape.
+        """
+        assert self.scheme.draw_from is not None, f"{self.name} draws from nothing"
+        return self._checked(self.scheme.draw_from(block, stream, old, **self.values), block)
+
+    def _checked(self, made: Any, block: Block) -> Array:
+        drawn = np.asarray(made)
         if drawn.shape != block.shape:
             raise SchemeError(f"the scheme '{self.name}' returned the shape {drawn.shape} for a block of {block.shape}")
-        return cast(Floats, drawn.astype(block.dtype, copy=False))
+        return drawn
 
     def paper_gain(self, downstream: Sequence[Activation]) -> float:
         """The gain of the scheme's paper."""

@@ -19,6 +19,7 @@ from onnxinit.schemes.parameters import Parameter, Value, docstring_field, neare
 Params = Mapping[str, Any]
 Floats = npt.NDArray[np.floating[Any]]
 Exactness = Literal["bytes", "1e-6"]
+Origin = Literal["", "own", "model"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -32,6 +33,8 @@ class Block:
         fan_out: Output values that one input value reaches, or None.
         name: The operator's name for the block ("Wb.f", "q"), or "".
         dtype: float32 or float64, the type that structured schemes return.
+        moments: Mean and standard deviation of the non-zero values that the whole tensor had, for schemes that take a
+            tensor's values in chunks.
     """
 
     shape: tuple[int, ...]
@@ -39,6 +42,7 @@ class Block:
     fan_out: float | None = None
     name: str = ""
     dtype: np.dtype[np.floating[Any]] = field(default=np.dtype(np.float32))
+    moments: tuple[float, float] = (0.0, 0.0)
 
     def fan(self, mode: str) -> float:
         """The fan of a mode: fan_in, fan_out, fan_avg (their mean) or fan_geo_avg (their geometric mean).
@@ -67,7 +71,8 @@ class Scheme:
         summary: One line.
         formula: The law at gain 1.
         source: The paper or library that it comes from.
-        family: The file that it stands in: constant, independent, fan, structured, defaults, or plugin.
+        family: The file that it stands in: constant, independent, fan, structured, sources, passes, defaults,
+            or plugin.
         gain: Whether the SPEC may carry a gain.
         symmetric: Whether all units of a layer start alike, so that training cannot tell them apart.
         exact_to: "bytes": the same everywhere; "1e-6": needs BLAS or LAPACK, so the same to 1e-6.
@@ -76,6 +81,13 @@ class Scheme:
         make_if: The flag parameter that picks `make` where a scheme has both, else "".
         moments: For structured schemes, where they are known: (block, **params) -> mean and standard deviation of what
             `make` draws.
+        draw_from: For schemes that take values from a tensor: (block, stream, old, **params) -> array of block.shape,
+            at gain 1; `old` are the values of that tensor.
+        origin: Which tensor that is: "own", the one that is replaced, or "model", one of another model, whose file and
+            weight the parameters `path` and `weight` name.
+        piece: What `draw_from` gets at a time: a "block", the "tensor" as it is stored, or a "chunk" of the stored
+            order; or the name of the parameter that says so.
+        moves: Whether the old values are only moved about: they keep their bits, quantised ones their scales.
         paper: (params, downstream activations) -> the gain of the paper.
         check: Raises SchemeError for parameters that do not go together.
         by_pass: Whether a pass over the signal (LSUV and the like) puts something in its place, a plan into a plan.
@@ -95,6 +107,10 @@ class Scheme:
     make: Callable[..., Any] | None = None
     make_if: str = ""
     moments: Callable[..., tuple[float, float]] | None = None
+    draw_from: Callable[..., Any] | None = None
+    origin: Origin = ""
+    piece: str = "block"
+    moves: bool = False
     paper: Callable[[Params, Sequence[Activation]], float] | None = None
     check: Callable[[Params], None] | None = None
     by_pass: bool = False
@@ -169,12 +185,16 @@ def scheme(
     make_if: tuple[str, Callable[..., Any]] | None = None,
     moments: Callable[..., tuple[float, float]] | None = None,
     by_pass: bool = False,
+    origin: Literal["own", "model"] = "own",
+    piece: str = "block",
+    moves: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function as a scheme.
 
-    The function takes a `Block`, and for a structured scheme a `Stream` as well; its keyword-only arguments are the
-    scheme's parameters. An independent one returns a `Distribution`, a structured one an array of the block's shape.
-    Summary, Formula, Source and Args are read from its docstring.
+    The function takes a `Block`, for a structured scheme a `Stream` as well, and for one that draws from a tensor that
+    tensor's values too; its keyword-only arguments are the scheme's parameters. An independent one returns a
+    `Distribution`, the others an array of the block's shape. Summary, Formula, Source and Args are read from its
+    docstring.
 
         @onnxinit.scheme("sixth")
         def sixth(block, *, scale: float = 1.0):
@@ -192,6 +212,9 @@ def scheme(
         moments: Mean and standard deviation of what a structured function draws, from the block and the parameters.
         by_pass: Whether a pass over the signal settles what weights get: the function is never called, its parameters
             and docstring describe the pass.
+        origin: Which tensor values are drawn from: the one that is replaced, or one of another model.
+        piece: What is drawn from it at a time: block, tensor, chunk, or the parameter that says so.
+        moves: Whether its values are only moved about.
 
     Returns:
         The decorator; it gives the function back as it was.
@@ -203,12 +226,12 @@ def scheme(
     def add(function: Function) -> Function:
         arguments = inspect.signature(function).parameters.values()
         positional = [p for p in arguments if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        if len(positional) not in ((0,) if by_pass else (1, 2)):
+        if len(positional) not in ((0,) if by_pass else (1, 2, 3)):
             raise SchemeError(
-                f"the scheme function {function.__qualname__} must take (block) or (block, stream), and its parameters "
-                "as keyword-only arguments after a *"
+                f"the scheme function {function.__qualname__} must take (block), (block, stream) or (block, stream, "
+                "old), and its parameters as keyword-only arguments after a *"
             )
-        structured = len(positional) == 2
+        structured, sourced = len(positional) == 2, len(positional) == 3
         doc = inspect.getdoc(function) or ""
         module = function.__module__
         register(
@@ -222,11 +245,15 @@ def scheme(
                 family=module.rpartition(".")[2] if module.startswith("onnxinit.") else "plugin",
                 gain=gain,
                 symmetric=symmetric,
-                exact_to=exact_to or ("1e-6" if structured else "bytes"),
-                law=None if structured or by_pass else function,
+                exact_to=exact_to or ("1e-6" if structured or sourced else "bytes"),
+                law=None if structured or sourced or by_pass else function,
                 make=function if structured else make_if[1] if make_if else None,
                 make_if=make_if[0] if make_if else "",
                 moments=moments,
+                draw_from=function if sourced else None,
+                origin=origin if sourced else "",
+                piece=piece,
+                moves=moves,
                 paper=paper,
                 check=check,
                 by_pass=by_pass,

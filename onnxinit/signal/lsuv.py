@@ -70,7 +70,9 @@ def lsuv(
     factors: dict[str, float] = {}
     most = max((int(s.values["max_iter"] or 1) for s in asked.values()), default=1)
     for left in reversed(range(most)):
-        sweep = _Sweep(Supply(start, supply.analysis, supply.file), asked, feeds, running, recalibrate, factors)
+        sweep = _Sweep(
+            Supply(start, supply.analysis, supply.file, supply.donors), asked, feeds, running, recalibrate, factors
+        )
         sweep.run()
         off = sweep.off_mean()
         if not off or not left:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from onnxinit.analysis import Analysis
 from onnxinit.model import ModelFile
-from onnxinit.plan import SIGNAL_ROLES, Entry, Plan, base_entry, fit_plan
+from onnxinit.plan import SIGNAL_ROLES, Donors, Entry, Plan, base_entry, fit_plan
 from onnxinit.schemes import Spec
 from onnxinit.signal.feeds import DataOptions
 from onnxinit.signal.findings import Signal
@@ -39,7 +39,9 @@ class Calibration:
         return self.calibrate or bool(self.recalibrate) or any(e.pending for e in plan.entries)
 
 
-def settle(plan: Plan, analysis: Analysis, file: ModelFile, told: Calibration) -> tuple[Plan, Signal | None]:
+def settle(
+    plan: Plan, analysis: Analysis, file: ModelFile, told: Calibration, donors: Donors | None = None
+) -> tuple[Plan, Signal | None]:
     """Let the passes say what pending entries mean.
 
     Args:
@@ -47,6 +49,8 @@ def settle(plan: Plan, analysis: Analysis, file: ModelFile, told: Calibration) -
         analysis: What the tensors are.
         file: The model.
         told: The data and how it is run.
+        donors: The models that entries are taken from.
+        donors: Opens the models that weights are taken from.
 
     Returns:
         A plan without pending entries, and what was found; the plan as it is, and None, where nothing was to do.
@@ -65,7 +69,7 @@ def settle(plan: Plan, analysis: Analysis, file: ModelFile, told: Calibration) -
     feeds = told.data.open(model_inputs(file.proto), plan.seed)
     kept = KeptFeeds(feeds)
     recalibrate = told.recalibrate if told.recalibrate is not None else bool(asked)
-    swept = lsuv(Supply(based, analysis, file), asked, kept, told.running, recalibrate=recalibrate)
+    swept = lsuv(Supply(based, analysis, file, donors), asked, kept, told.running, recalibrate=recalibrate)
     settled = fit_plan(swept.plan, analysis)
     settled = replace(settled, warnings=tuple(dict.fromkeys((*plan.warnings, *settled.warnings))))
     signal = Signal(

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxinit.analysis import Analysis, Weight
 from onnxinit.model import Fresh, ModelFile
-from onnxinit.plan import REFIT, Entry, Gain, Plan, Vector
+from onnxinit.plan import REFIT, Donors, Entry, Gain, Plan, Vector
 from onnxinit.values import fresh, real_values
 
 Array = npt.NDArray[np.generic]
@@ -28,12 +28,14 @@ class Supply:
     Args:
         plan: What is drawn.
         analysis: What the tensors are.
-        file: Where the values lie that the plan keeps.
+        file: Where the values lie that the plan keeps, or takes its own from.
+        donors: Opens the models that weights are taken from.
     """
 
-    def __init__(self, plan: Plan, analysis: Analysis, file: ModelFile):
+    def __init__(self, plan: Plan, analysis: Analysis, file: ModelFile, donors: Donors | None = None):
         self.analysis = analysis
         self.file = file
+        self.donors = donors or Donors()
         self._plan = plan
         self._entries = {e.id: e for e in plan.entries}
         self._by_path = {w.path: w for w in analysis.weights}
@@ -63,8 +65,8 @@ class Supply:
         if weight.quantised is not None:
             self._quantised = None
 
-    def array(self, path: str) -> Array:
-        """The values of a tensor as they are stored, float16 and bfloat16 as float32.
+    def array(self, path: str, run: tuple[int, int] | None = None) -> Array:
+        """The values of a tensor as they are stored, or a run of them, flat; float16 and bfloat16 as float32.
 
         Raises:
             ModelError: They are kept, and not there.
@@ -81,6 +83,7 @@ class Supply:
                 if stored.nbytes != raw.size or _packed(stored.data_type)
                 else raw.view(helper.tensor_dtype_to_np_dtype(stored.data_type)).reshape(stored.dims)
             )
+        values = values if run is None else values.reshape(-1)[run[0] : sum(run)]
         return values.astype(np.float32) if stored.data_type in _HALVES else values
 
     def real(self, path: str) -> Array:
@@ -92,9 +95,9 @@ class Supply:
         """What draws a tensor; of quantised ones the scales follow from the values of all that they are for."""
         if self._by_path[path].quantised is None and entry.scheme.name != REFIT:
             alone = replace(self._plan, entries=(entry,))
-            return fresh(alone, self.analysis)[path]
+            return fresh(alone, self.analysis, self.file.array, self.donors)[path]
         if self._quantised is None:
-            self._quantised = fresh(self.plan, self.analysis, self.file.array)
+            self._quantised = fresh(self.plan, self.analysis, self.file.array, self.donors)
         return self._quantised[path]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
@@ -14,7 +14,14 @@ from onnxinit.analysis import Quantised, Weight, zero_points
 from onnxinit.sampling import CHUNK
 from onnxinit.values.rounding import STORED, Floats
 
-Read = Callable[[str], npt.NDArray[np.generic]]
+
+class Read(Protocol):
+    """The values of a stored tensor by its path, or a run of them in stored order, flat: `ModelFile.array`."""
+
+    def __call__(self, path: str, run: tuple[int, int] | None = None) -> npt.NDArray[np.generic]:
+        """Read."""
+
+
 Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.float64]
 
@@ -120,23 +127,42 @@ def stored_zero(one: Quantised, read: Read) -> Numbers:
     return np.full(1, one.zero) if one.zero is not None else zero_points(read(one.zero_point), one)
 
 
-def real_values(weight: Weight, read: Read) -> npt.NDArray[np.float32]:
-    """What the codes of a file stand for: (code - zero point) * scale, of the real shape.
+def stored_codes(weight: Weight, read: Read, run: tuple[int, int] | None = None) -> npt.NDArray[np.generic]:
+    """The codes of a quantised weight, one to an element, flat.
 
     Args:
         weight: A quantised weight.
         read: The values of a tensor of the file by its path.
+        run: The first code, of an even number, and how many; all if not given.
     """
     one = weight.quantised
     assert one is not None
-    stored = read(weight.path).reshape(-1)
-    if stored.size < math.prod(one.shape):  # two to an element
-        both = stored.astype(np.uint8)
-        stored = np.stack([both & 15, both >> 4], axis=-1).reshape(-1)
+    if math.prod(one.shape) == weight.size:
+        return read(weight.path, run).reshape(-1)
+    first, count = run or (0, math.prod(one.shape))  # two to an element
+    both = read(weight.path, (first // 2, (count + 1) // 2)).astype(np.uint8)
+    return np.stack([both & 15, both >> 4], axis=-1).reshape(-1)[:count]
+
+
+def real_values(weight: Weight, read: Read, run: tuple[int, int] | None = None) -> npt.NDArray[np.float32]:
+    """What the codes of a file stand for: (code - zero point) * scale.
+
+    Args:
+        weight: A quantised weight.
+        read: The values of a tensor of the file by its path.
+        run: The first value in stored order, of an even number, and how many; all if not given.
+
+    Returns:
+        float32 of the real shape, flat for a run.
+    """
+    one = weight.quantised
+    assert one is not None
+    first = run[0] if run else 0
+    stored = stored_codes(weight, read, run)
     scale, zero = stored_scale(one, read), stored_zero(one, read)
     out = np.empty(stored.size, np.float32)
     for at in range(0, stored.size, CHUNK):
         codes = stored[at : at + CHUNK].astype(np.float64)
-        index = places(one, at, codes.size)
+        index = places(one, first + at, codes.size)
         out[at : at + codes.size] = (codes - spread(zero, index)) * spread(scale, index)
-    return out.reshape(one.shape)
+    return out.reshape(one.shape) if run is None else out

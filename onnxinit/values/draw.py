@@ -13,17 +13,31 @@ import numpy.typing as npt
 from onnxinit.analysis.weight import Analysis, Part, Weight
 from onnxinit.errors import ModelError, SchemeError
 from onnxinit.model import Chunk, Fresh
-from onnxinit.plan import REFIT, Entry, Measured, Plan, Vector, block_of, label, parts_of, work_type
+from onnxinit.plan import (
+    REFIT,
+    Donors,
+    Entry,
+    Measured,
+    Plan,
+    Vector,
+    block_of,
+    label,
+    moves_codes,
+    parts_of,
+    work_type,
+)
 from onnxinit.sampling import CHUNK, stream, weight_key
+from onnxinit.schemes import Block
 from onnxinit.values.codes import Read, real_weight
 from onnxinit.values.laws import Along, Law, law_of
 from onnxinit.values.quantise import Encoded, Fitted, Fitting
 from onnxinit.values.rounding import STORED, Floats, Stored
+from onnxinit.values.sources import Moved, Source
 
 Bytes = npt.NDArray[np.uint8]
 
 
-def fresh(plan: Plan, analysis: Analysis, read: Read | None = None) -> dict[str, Fresh]:
+def fresh(plan: Plan, analysis: Analysis, read: Read | None = None, donors: Donors | None = None) -> dict[str, Fresh]:
     """The fresh values of every tensor that the plan rewrites, by the tensor's path; drawn when they are asked for.
 
     A tensor that is drawn as another one of the plan gets the very bytes of that one.
@@ -31,33 +45,46 @@ def fresh(plan: Plan, analysis: Analysis, read: Read | None = None) -> dict[str,
     Args:
         plan: What is drawn.
         analysis: What the tensors are.
-        read: The values of a stored tensor by its path, for quantised weights whose scales or zero points stay.
+        read: The values of a stored tensor by its path, for quantised weights whose scales or zero points stay, and for
+            schemes that take a tensor's own values.
+        donors: Opens the models that weights are taken from.
 
     Raises:
-        ModelError: A weight is of a type that is not drawn.
+        ModelError: A weight is of a type that is not drawn, or a donor cannot be read.
+        SchemeError: A donor lacks the weight that the plan names, or it cannot give the values.
     """
+    read, donors = read or _nothing, donors or Donors()
     own: dict[str, Fresh] = {}
     reals: dict[str, Fresh] = {}
     for e in plan.entries:
         weight = analysis.by_id[e.id]
-        if weight.quantised is not None:
-            reals[e.id] = _values(plan, e, real_weight(weight))
+        if moves_codes(e):
+            own[e.id] = Moved(weight, e, weight_key(plan.seed, e.draws_as), read)
+        elif weight.quantised is not None:
+            reals[e.id] = _values(plan, e, weight, read, donors)
         elif e.scheme.name != REFIT:
-            own[e.id] = _values(plan, e, weight)
-    fitting = Fitting(plan, analysis, reals, read or _nothing)
+            own[e.id] = _values(plan, e, weight, read, donors)
+    fitting = Fitting(plan, analysis, reals, read)
     own |= {ident: Encoded(analysis.by_id[ident], real, fitting) for ident, real in reals.items()}
     own |= {e.id: Fitted(analysis.by_id[e.id], fitting) for e in plan.entries if e.scheme.name == REFIT}
     return {analysis.by_id[e.id].path: own.get(e.draws_as, own[e.id]) for e in plan.entries}
 
 
-def _nothing(path: str) -> npt.NDArray[np.generic]:
-    raise ModelError(f"{path}: the values of a scale or zero point that stays are needed: give what reads them")
+def _nothing(path: str, run: tuple[int, int] | None = None) -> npt.NDArray[np.generic]:
+    raise ModelError(f"{path}: the values that it has are needed: give what reads them")
 
 
-def _values(plan: Plan, entry: Entry, weight: Weight) -> Values:
+def _values(plan: Plan, entry: Entry, stored: Weight, read: Read, donors: Donors) -> Values:
+    weight = stored if stored.quantised is None else real_weight(stored)
     if weight.dtype not in STORED:
         raise ModelError(f"{label(weight)} is not drawn: keep it with --exclude, or convert it to {', '.join(STORED)}")
-    return Values(weight, entry, weight_key(plan.seed, entry.draws_as))
+    source = None
+    if entry.measured is None and entry.scheme.scheme.origin == "own":
+        source = Source(weight, stored, read)
+    elif entry.measured is None and entry.scheme.scheme.origin == "model":
+        donor, held, pairing = donors.give(stored, entry.scheme)
+        source = Source(weight, held, donor.file.array, pairing)
+    return Values(weight, entry, weight_key(plan.seed, entry.draws_as), source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +95,13 @@ class Values:
         weight: The tensor and its layout.
         entry: What draws it.
         key: The key of its streams: one for each chunk of an independent scheme, for each block of a structured one.
+        source: Where a scheme that draws from a tensor takes its values.
     """
 
     weight: Weight
     entry: Entry
     key: bytes
+    source: Source | None = None
 
     @property
     def nbytes(self) -> int:
@@ -95,6 +124,11 @@ class Values:
         if self.entry.measured is not None:
             for at in range(0, self.weight.size, CHUNK):
                 yield self._job(at, min(CHUNK, self.weight.size - at), partial(self._measured, self.entry.measured, at))
+        elif self.source is not None and self.entry.scheme.piece == "chunk":
+            for at in range(0, self.weight.size, CHUNK):
+                yield self._job(at, min(CHUNK, self.weight.size - at), partial(self._chunk_of, self.source, at))
+        elif self.source is not None:
+            yield self._job(0, self.weight.size, partial(self._all_blocks, self.source))
         elif not self.entry.scheme.structured:
             law = law_of(self.weight, self.entry)
             for at in range(0, self.weight.size, CHUNK):
@@ -106,7 +140,7 @@ class Values:
                 count = min(step, run.blocks - first)
                 yield self._job(first * each, count * each, partial(self._run_of_blocks, run, first, count))
         else:
-            yield self._job(0, self.weight.size, self._all_blocks)
+            yield self._job(0, self.weight.size, partial(self._all_blocks, None))
 
     def _job(self, at: int, count: int, draw: Callable[[int], Floats]) -> Chunk:
         size = self._stored.itemsize
@@ -131,14 +165,23 @@ class Values:
         return out
 
     def _measured(self, held: Measured, at: int, count: int) -> Floats:
-        out: Floats = held.values[at : at + count].astype(self._stored.work)
+        return self._gained(held.values[at : at + count].astype(self._stored.work), at)
+
+    def _gained(self, out: Floats, at: int) -> Floats:
+        """A run of the stored order from element `at` on, multiplied by the gain in place."""
         gain = self.entry.gain
         each = Along.axis(gain.values, gain.axis, self.weight.shape).of(at, out) if isinstance(gain, Vector) else gain
         return np.multiply(out, each, out=out)
 
-    def _block(self, part: Part | None, index: int, number: int) -> Floats:
+    def _chunk_of(self, source: Source, at: int, count: int) -> Floats:
+        block = Block((count,), dtype=np.dtype(self._stored.work), moments=source.moments)
+        drawn = self.entry.scheme.draw_from(block, stream(self.key, at // CHUNK), source.run(at, count))
+        return self._gained(drawn.astype(block.dtype), at)
+
+    def _block(self, part: Part | None, index: int, number: int, old: Floats | None = None) -> Floats:
         """One block at the entry's gain, unless that is a vector: (out, in, *kernel)."""
-        drawn = self.entry.scheme.draw(block_of(self.weight, part, index), stream(self.key, number))
+        block, bits, scheme = block_of(self.weight, part, index), stream(self.key, number), self.entry.scheme
+        drawn = scheme.draw(block, bits) if old is None else scheme.draw_from(block, bits, old).astype(block.dtype)
         return drawn if isinstance(self.entry.gain, Vector) else drawn * drawn.dtype.type(self.entry.gain)
 
     def _run_of_blocks(self, run: Part, first: int, count: int, _: int) -> Floats:
@@ -148,15 +191,18 @@ class Values:
             one.from_canonical(self._block(run, first + i, first + i)[None], out[i])
         return out
 
-    def _all_blocks(self, _: int) -> Floats:
+    def _all_blocks(self, source: Source | None, _: int) -> Floats:
         out = np.empty(self.weight.shape, self._stored.work)
-        number = 0
-        for part in parts_of(self.weight):
-            blocks = [self._block(part, i, number + i) for i in range(part.blocks)]
-            part.from_canonical(np.stack(blocks), out)
-            number += part.blocks
-        if self.weight.layout is None:
-            out[...] = self._block(None, 0, 0)
+        old = source.pieces(self.entry.scheme.piece) if source is not None else []
+        if self.weight.layout is None or self.entry.scheme.piece == "tensor":
+            out[...] = self._block(None, 0, 0, *old)
+        else:
+            number = 0
+            for part in parts_of(self.weight):
+                numbers = range(number, number + part.blocks)
+                blocks = [self._block(part, i, n, *old[n : n + 1]) for i, n in enumerate(numbers)]
+                part.from_canonical(np.stack(blocks), out)
+                number += part.blocks
         return out if not isinstance(self.entry.gain, Vector) else out * _along(self.entry.gain, self.weight)
 
 

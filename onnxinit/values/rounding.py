@@ -63,3 +63,23 @@ STORED = {
         Stored("bfloat16", 2, np.float32, _bfloat16, float.fromhex("0x1.fep127"), float.fromhex("0x1.ffp127")),
     )
 }
+
+
+def narrowed(values: Floats, dtype: str) -> Floats:
+    """Values of any float type in the type of the arithmetic for a stored type, so that they are rounded once in all.
+
+    float64 on its way to 16 bits is rounded to odd in float32: cut off, and the last bit set where that lost something.
+    The rounding that follows then sees on which side of a tie a value lay.
+
+    Source: Boldo, Melquiond: When double rounding is odd, IMACS World Congress 2005
+    """
+    stored = STORED[dtype]
+    work = np.dtype(stored.work)
+    if values.dtype != np.float64 or stored.itemsize > 2:
+        with np.errstate(over="ignore"):  # looked for in the result
+            return values.astype(work, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        near = values.astype(np.float32)
+        near = np.where(np.abs(near) > np.abs(values), np.nextafter(near, np.float32(0)), near)
+    odd: Floats = (near.view(np.uint32) | (near != values).astype(np.uint32)).view(np.float32)
+    return odd

@@ -283,3 +283,22 @@ def test_a_cascade_from_the_output_down(onnxinit: Run, lstm: Path) -> None:
     assert sorted(drawn) == ["lstm.B", "lstm.R", "lstm.W", "tags.bias", "tags.weight"]
     refused = onnxinit("reinit", lstm, "--cascade", "-1")
     assert refused.status == 1 and refused.err.startswith("onnxinit: error: a cascade of -1 layers is below 0")
+
+
+def test_weights_of_another_model(onnxinit: Run, lstm: Path, tmp_path: Path) -> None:
+    donor = tmp_path / "big.onnx"
+    model = onnx.load(lstm)
+    for tensor in model.graph.initializer:
+        if tensor.name == "tags.bias":
+            tensor.name = "out.bias"
+    model.graph.node[-1].input[:] = ["out.bias" if n == "tags.bias" else n for n in model.graph.node[-1].input]
+    onnx.save(model, donor)
+    done = onnxinit("reinit", lstm, "--scheme", f"donor:path={donor}", "--rule", "lstm.R=orthogonal")
+    assert (done.status, done.err) == (0, "")
+    rows = {line.split()[0]: line.split()[1:] for line in done.out.splitlines()[2:8]}
+    assert rows["lstm.W"][-1] == "donor"  # by its own id
+    assert rows["tags.bias"][-2:] == ["donor:", "out.bias"]
+    assert rows["lstm.R"][-1] == "orthogonal"
+    missing = onnxinit("inspect", lstm, "--rule", "lstm.R=donor:path=nowhere.onnx")
+    assert (missing.status, missing.out) == (1, "")
+    assert missing.err == "onnxinit: error: the donor nowhere.onnx: there is no such file\n"

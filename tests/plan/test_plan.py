@@ -38,9 +38,10 @@ def changed(**fields: Any) -> Plan:
 gains = st.floats(0, 1e300, allow_nan=False) | st.builds(
     Vector, st.integers(0, 3), st.lists(st.floats(allow_nan=False, allow_infinity=False)).map(tuple)
 )
-specs = st.sampled_from(sorted(SCHEMES)).map(Spec.of) | st.builds(
+specs = st.sampled_from(sorted(SCHEMES.keys() - {"donor"})).map(Spec.of) | st.builds(
     lambda std, low: Spec.of("truncated_normal", {"std": std, "low": low}), st.floats(0, 1e3), st.floats(-9, 1)
 )
+specs |= st.builds(lambda path, ident: Spec.of("donor", {"path": path, "weight": ident}), *[st.text(min_size=1)] * 2)
 plans = st.builds(
     Plan,
     st.integers(0, 2**64 - 1),

@@ -23,9 +23,11 @@ MORE = (
 
 
 def digest(spec: Spec, dtype: str) -> str:
-    block = Block((48, 20, 3), 60, 144, "Wb.f", np.dtype(dtype))
+    block = Block((48, 20, 3), 60, 144, "Wb.f", np.dtype(dtype), moments=(0.5, 2.0))
     bits = stream(weight_key(3, "a weight"), 1)
-    if spec.structured:
+    if spec.scheme.draw_from:
+        out = spec.draw_from(block, bits, np.arange(48 * 20 * 3, dtype=dtype).reshape(block.shape))
+    elif spec.structured:
         out = spec.draw(block, bits)
     else:
         out = np.empty(block.shape, dtype)

@@ -20,6 +20,8 @@ def values(parameter: Parameter) -> st.SearchStrategy[object]:
         return st.sampled_from(parameter.choices)
     if parameter.kind == "flag":
         return st.booleans()
+    if parameter.name in ("path", "weight"):
+        return st.text(min_size=1)
     if parameter.kind == "text":
         return st.sampled_from(["he", "xavier:mode=fan_in", "he:mode=fan_out,distribution=uniform"])
     least, most = max(parameter.range.least, -1e6), min(parameter.range.most, 1e6)
@@ -31,7 +33,7 @@ def values(parameter: Parameter) -> st.SearchStrategy[object]:
 @st.composite
 def specs(draw: st.DrawFn) -> Spec:
     scheme = draw(st.sampled_from(list(SCHEMES.values())))
-    given = {p.name: draw(values(p)) for p in scheme.parameters if draw(st.booleans())}
+    given = {p.name: draw(values(p)) for p in scheme.parameters if p.name == "path" or draw(st.booleans())}
     gains = st.one_of(st.sampled_from(["paper", "exact", "upstream"]), st.floats(0, 1e9))
     return Spec.of(scheme.name, given, draw(gains) if scheme.gain else "paper")
 

@@ -13,21 +13,22 @@ import pytest
 
 from onnxinit.errors import SchemeError
 from onnxinit.sampling import Stream, stream
-from onnxinit.schemes import SCHEMES, Block, Distribution, Range, Scheme, find, parse_spec, register, scheme
+from onnxinit.schemes import SCHEMES, Block, Distribution, Range, Scheme, Spec, find, parse_spec, register, scheme
 
 
 @pytest.mark.parametrize("row", SCHEMES.values(), ids=str.lower and [s for s in SCHEMES])
 def test_every_row_says_what_it_is(row: Scheme) -> None:
     assert row.summary and not row.summary.startswith("Formula") and row.formula
-    assert row.family in ("constant", "independent", "fan", "structured", "defaults", "passes")
-    assert row.source or row.family in ("constant", "independent") or row.name in ("embedding",)
+    assert row.family in ("constant", "independent", "fan", "structured", "defaults", "passes", "sources")
+    assert row.source or row.family in ("constant", "independent", "sources") or row.name in ("embedding",)
     for parameter in row.parameters:
         assert parameter.help, parameter.name
         assert parameter.takes
     for alias in row.aliases:
         assert find(alias) is row
     planned = row.by_pass or row.name in ("auto", "keep", "refit", "measured")
-    assert (row.law is None and row.make is None) == planned == parse_spec(row.name).planned
+    assert ({row.law, row.make, row.draw_from} == {None}) == planned == Spec(row.name).planned
+    assert (row.origin == "") == (row.draw_from is None)
 
 
 def test_the_names_of_the_field_are_there() -> None:
@@ -106,6 +107,20 @@ def test_a_structured_scheme_of_ones_own() -> None:
     assert drawn.tolist() == [[0, 3], [3, 0]] and drawn.dtype == np.float32
 
 
+@pytest.mark.usefixtures("own_table")
+def test_a_scheme_of_ones_own_that_draws_from_a_tensor() -> None:
+    @scheme("shaken")
+    def shaken(block: Block, stream: Stream, old: Any, *, share: float = 0.5) -> Any:
+        return share * old
+
+    spec, row = parse_spec("shaken:share=2"), find("shaken")
+    assert (row.origin, spec.piece, row.moves, spec.planned, spec.structured) == ("own", "block", False, False, False)
+    assert spec.moments(Block((2,))) is None
+    assert spec.draw_from(Block((2,)), stream(b"k"), np.array([1.0, 3.0])).tolist() == [2, 6]
+    with pytest.raises(SchemeError, match=r"the scheme 'shaken' returned the shape \(2,\) for a block of \(3,\)"):
+        spec.draw_from(Block((3,)), stream(b"k"), np.array([1.0, 3.0]))
+
+
 def wrong_kind(block: Block, *, depth: list[int] = []) -> Any:  # noqa: B006
     ...
 
@@ -116,7 +131,7 @@ def no_default(block: Block, *, depth: int) -> Any: ...
 def no_block() -> Any: ...
 
 
-def positional(block: Block, stream: Stream, depth: int = 0) -> Any: ...
+def positional(block: Block, stream: Stream, old: Any, depth: int = 0) -> Any: ...
 
 
 @pytest.mark.usefixtures("own_table")
@@ -125,8 +140,8 @@ def positional(block: Block, stream: Stream, depth: int = 0) -> Any: ...
     [
         ("mine", wrong_kind, "wrong_kind: the parameter 'depth' must be a float, int, bool, str or Literal of words"),
         ("mine", no_default, "no_default: give the parameter 'depth' a default"),
-        ("mine", no_block, r"no_block must take \(block\) or \(block, stream\)"),
-        ("mine", positional, r"positional must take \(block\) or \(block, stream\)"),
+        ("mine", no_block, r"no_block must take \(block\), \(block, stream\) or \(block, stream, old\)"),
+        ("mine", positional, r"positional must take \(block\), \(block, stream\) or \(block, stream, old\)"),
         ("he", lambda block: None, "a scheme named 'he' exists already: choose another name"),
         ("msra", lambda block: None, "a scheme named 'msra' exists already: choose another name"),
         ("my-own", lambda block: None, "'my-own' cannot name a scheme: use letters, digits and _"),
