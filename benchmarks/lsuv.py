@@ -23,13 +23,183 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
 
-from collections.abc import Mapping
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
+from preactivations import largest_weights, most_alive, session, stds
+from reinit import Contestant
+
+import onnxinit
+from onnxinit.signal.supply import Supply
 
 HERE = Path(__file__).parent
 MODELS = ("resnet50", "resnet50_bn", "transformer")
-RUNTIME = 150e6  # bytes that Python, its packages and ONNX Runtime take themselves
+RUNTIME = 150e6  # bytes that Python, the packages and ONNX Runtime take
 
-Feed = Mapping[str, np.ndarray]
+
+@dataclass
+class Case:
+    """A network in a file, a batch to calibrate on, and another batch."""
+
+    name: str
+    folder: Path
+    threads: int
+    runs: int
+    seconds: dict[str, float] = field(default_factory=dict)  # of the sweep and of one forward pass
+
+    @classmethod
+    def make(cls, name: str, folder: Path, threads: int, runs: int) -> Case:
+        case = cls(name, folder, threads, runs)
+        if not case.model.exists():
+            by_torch("export", name, str(case.model))
+            for data, seed in ((case.data, 0), (case.other, 1)):
+                by_torch("feed", name, str(data), str(seed))
+        return case
+
+    @property
+    def model(self) -> Path:
+        return self.folder / f"{self.name}.onnx"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / f"{self.name}.npz"
+
+    @property
+    def other(self) -> Path:
+        return self.folder / f"{self.name}.other.npz"
+
+    # ------------------------------------------------------------ figures
+
+    def error(self) -> None:
+        fresh = self.folder / "fresh.onnx"
+        result = onnxinit.reinit(
+            self.model, fresh, scheme="lsuv", data=self.data, threads=self.threads, seed=1, force=True
+        )
+        reached = {f.id for f in result.signal.layers if f.status == "set"}
+        for label, data in (("on the calibration batch", self.data), ("on another batch", self.other)):
+            found = stds(fresh, dict(np.load(data)))
+            errors = {name: abs(std - 1) for name, std in found.items()}
+            worst = max(errors, key=errors.__getitem__)
+            first, middle = next(iter(errors.values())), statistics.median(errors.values())
+            print(f"  |std - 1| {label:26}first {first:.1e}, median {middle:.1e}, most {errors[worst]:.1e} ({worst})")
+        print(f"  {len(found)} layers in the file, {len(reached & found.keys())} of them reached")
+
+    def time(self) -> None:
+        feed = dict(np.load(self.data))
+        plain = session(self.model, self.threads)
+        forward, swept, drawn = [], [], []
+        for _ in range(self.runs):
+            start = time.perf_counter()
+            plain.run(None, feed)
+            forward.append(time.perf_counter() - start)
+            sweep, draw = self._sweep()
+            swept.append(sweep)
+            drawn.append(draw)
+        self.seconds = {"forward": statistics.median(forward), "sweep": statistics.median(swept)}
+        ratios = sorted(s / f for s, f in zip(swept, forward, strict=True))
+        print(
+            f"  forward pass {self.seconds['forward']:.3f} s, sweep {self.seconds['sweep']:.3f} s "
+            f"(and {statistics.median(drawn):.3f} s of reading and drawing weights)\n"
+            f"  sweep / forward pass {self.seconds['sweep'] / self.seconds['forward']:.2f} "
+            f"(of single pairs {ratios[0]:.2f} - {ratios[-1]:.2f}); medians of {self.runs} interleaved runs"
+        )
+
+    def torch(self) -> None:
+        if not self.seconds:
+            self.time()
+        found = json.loads(by_torch("lsuv", self.name, str(self.data), str(self.threads)))
+        print(
+            f"  LSUV in PyTorch {found['seconds']:.1f} s ({found['runs']} passes of {found['forward']:.3f} s)\n"
+            f"  LSUV in PyTorch / sweep {found['seconds'] / self.seconds['sweep']:.0f}"
+        )
+
+    def memory(self) -> None:
+        shell = ["-m", "onnxinit", "reinit", str(self.model), "-o", "fresh.onnx", "--quiet"]
+        sweep = [*shell, "--scheme", "lsuv", "--data", str(self.data), "--threads", str(self.threads)]
+        plain = [str(HERE / "contestants.py"), "forward", str(self.model), str(self.data), str(self.threads)]
+        contestants = [Contestant("onnxinit", sweep), Contestant("plain", plain)]
+        out = self.folder / "out"
+        out.mkdir(exist_ok=True)
+        for contestant in contestants:
+            contestant.run(out)
+        weight, alive = largest_weights(self.model), most_alive(self.model, dict(np.load(self.data)))
+        ours, others = (max(c.megabytes) for c in contestants)
+        print(
+            f"  peak {ours:.0f} MB; bound {(weight + alive + RUNTIME) / 1e6:.0f} MB "
+            f"({weight / 1e6:.0f} largest weight, {alive / 1e6:.0f} activations, {RUNTIME / 1e6:.0f} runtime); "
+            f"one plain run {others:.0f} MB"
+        )
+
+    def _sweep(self) -> tuple[float, float]:
+        """Seconds of the sweep, and of the drawing that its weights need."""
+        clock = Clock()
+        with patch.object(Supply, "array", clock.timed(Supply.array)):
+            result = onnxinit.reinit(self.model, scheme="lsuv", data=self.data, threads=self.threads, dry_run=True)
+        return result.signal.seconds - clock.seconds, clock.seconds
+
+
+@dataclass
+class Clock:
+    """How long calls took in all."""
+
+    seconds: float = 0.0
+
+    def timed(self, function: Callable[..., object]) -> Callable[..., object]:
+        def run(*arguments: object) -> object:
+            start = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return run
+
+
+FIGURES: Mapping[str, Callable[[Case], None]] = {
+    "error": Case.error,
+    "time": Case.time,
+    "torch": Case.torch,
+    "memory": Case.memory,
+}
+
+
+def by_torch(*arguments: str) -> str:
+    """What `lsuv_torch.py` prints, in a process of its own."""
+    command = [sys.executable, str(HERE / "lsuv_torch.py"), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, action="append", help="all if not given; may be repeated")
+    parser.add_argument("--figure", choices=FIGURES, action="append", help="all if not given; may be repeated")
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="where the models are put and found again (default: temporary)")
+    args = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in args.model or MODELS:
+            case = Case.make(name, folder, args.threads, args.runs)
+            print(f"{name}, {args.threads} thread{'s' * (args.threads > 1)}")
+            for figure in args.figure or FIGURES:
+                FIGURES[figure](case)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """The networks that `lsuv.py` measures, and LSUV as LSUV-pytorch does it, in PyTorch.
 
     python benchmarks/lsuv_torch.py export NAME FILE.onnx [--dynamo]    resnet50, resnet50_bn or transformer
+    python benchmarks/lsuv_torch.py feed NAME DATA.npz SEED             a batch of inputs
     python benchmarks/lsuv_torch.py lsuv NAME DATA.npz THREADS          prints what it took, as JSON
 
 Both are written here in plain `torch.nn`, so that nothing but torch is needed. Weights are torch's own random ones.
@@ -190,6 +191,10 @@ def main() -> None:
     command.add_argument("name", choices=NETWORKS)
     command.add_argument("path", type=Path)
     command.add_argument("--dynamo", action="store_true", help="by torch's newer exporter; needs onnxscript")
+    command = commands.add_parser("feed")
+    command.add_argument("name", choices=NETWORKS)
+    command.add_argument("path", type=Path)
+    command.add_argument("seed", type=int)
     command = commands.add_parser("lsuv")
     command.add_argument("name", choices=NETWORKS)
     command.add_argument("data", type=Path)
@@ -197,6 +202,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.command == "export":
         export(args.name, args.path, args.dynamo)
+        return
+    if args.command == "feed":
+        np.savez(args.path, **feed(args.name, args.seed))
         return
     torch.set_num_threads(args.threads)
     model, x = network(args.name), torch.from_numpy(np.load(args.data)["input"])

@@ -93,4 +93,3 @@ def most_alive(path: Path, feed: Mapping[str, np.ndarray]) -> int:
         most = max(most, sum(size[name] for name in alive))
         alive = {name for name in alive if last.get(name, -1) > i}
     return most
-
