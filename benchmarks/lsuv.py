@@ -8,7 +8,8 @@ Needs PyTorch, which makes the networks (`lsuv_torch.py`). The figures:
 error    The std of every layer's pre-activation less 1, by a separate run of the saved file in ONNX Runtime with the
          pre-activations as outputs: on the calibration batch, and on a batch of other samples of the same kind.
 time     The sweep (planning, sessions, runs, statistics, rescaling; neither loading nor analysis nor drawing) against
-         one forward pass of the same file in ONNX Runtime: all optimisations, same batch, same threads.
+         one forward pass of the same file in ONNX Runtime: all optimisations, same batch, same threads. By wall time,
+         and by processor time, which other work on the machine moves less.
 torch    The wall time of LSUV in PyTorch against the sweep's.
 memory   The largest resident set of a process that runs `onnxinit reinit --scheme lsuv`, against its bound: the largest
          weight, the most activations that are alive at once, and 150 MB for Python and ONNX Runtime. A process
@@ -30,8 +31,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
@@ -40,6 +41,10 @@ from preactivations import largest_weights, most_alive, session, stds
 from reinit import Contestant
 
 import onnxinit
+from onnxinit.analysis import analyse
+from onnxinit.model import ModelFile
+from onnxinit.plan import make_plan
+from onnxinit.signal import Calibration, DataOptions, Running, settle
 from onnxinit.signal.supply import Supply
 
 HERE = Path(__file__).parent
@@ -55,7 +60,7 @@ class Case:
     folder: Path
     threads: int
     runs: int
-    seconds: dict[str, float] = field(default_factory=dict)  # of the sweep and of one forward pass
+    swept: float = 0.0  # seconds of the sweep, once it is measured
 
     @classmethod
     def make(cls, name: str, folder: Path, threads: int, runs: int) -> Case:
@@ -97,30 +102,28 @@ class Case:
     def time(self) -> None:
         feed = dict(np.load(self.data))
         plain = session(self.model, self.threads)
-        forward, swept, drawn = [], [], []
+        forward, sweep, drawing = list[Took](), list[Took](), list[Took]()
         for _ in range(self.runs):
-            start = time.perf_counter()
+            start = Took.now()
             plain.run(None, feed)
-            forward.append(time.perf_counter() - start)
-            sweep, draw = self._sweep()
-            swept.append(sweep)
-            drawn.append(draw)
-        self.seconds = {"forward": statistics.median(forward), "sweep": statistics.median(swept)}
-        ratios = sorted(s / f for s, f in zip(swept, forward, strict=True))
+            forward.append(Took.now() - start)
+            took, drawn = self._sweep()
+            sweep.append(took - drawn)
+            drawing.append(drawn)
+        (f, f_cpu), (s, s_cpu), (d, _) = map(medians, (forward, sweep, drawing))
+        self.swept = s
         print(
-            f"  forward pass {self.seconds['forward']:.3f} s, sweep {self.seconds['sweep']:.3f} s "
-            f"(and {statistics.median(drawn):.3f} s of reading and drawing weights)\n"
-            f"  sweep / forward pass {self.seconds['sweep'] / self.seconds['forward']:.2f} "
-            f"(of single pairs {ratios[0]:.2f} - {ratios[-1]:.2f}); medians of {self.runs} interleaved runs"
+            f"  forward pass {f:.3f} s, sweep {s:.3f} s, drawing {d:.3f} s; medians of {self.runs} interleaved runs\n"
+            f"  sweep / forward pass {s / f:.2f} by wall time, {s_cpu / f_cpu:.2f} by processor time"
         )
 
     def torch(self) -> None:
-        if not self.seconds:
+        if not self.swept:
             self.time()
         found = json.loads(by_torch("lsuv", self.name, str(self.data), str(self.threads)))
         print(
             f"  LSUV in PyTorch {found['seconds']:.1f} s ({found['runs']} passes of {found['forward']:.3f} s)\n"
-            f"  LSUV in PyTorch / sweep {found['seconds'] / self.seconds['sweep']:.0f}"
+            f"  LSUV in PyTorch / sweep {found['seconds'] / self.swept:.0f}"
         )
 
     def memory(self) -> None:
@@ -140,29 +143,46 @@ class Case:
             f"one plain run {others:.0f} MB"
         )
 
-    def _sweep(self) -> tuple[float, float]:
-        """Seconds of the sweep, and of the drawing that its weights need."""
-        clock = Clock()
-        with patch.object(Supply, "array", clock.timed(Supply.array)):
-            result = onnxinit.reinit(self.model, scheme="lsuv", data=self.data, threads=self.threads, dry_run=True)
-        return result.signal.seconds - clock.seconds, clock.seconds
+    def _sweep(self) -> tuple[Took, Took]:
+        """What the passes over the signal took that settle a plan, and what of it went into drawing weights."""
+        file = ModelFile.open(self.model)
+        analysis = analyse(file)
+        plan = make_plan(analysis, scheme="lsuv")
+        told = Calibration(DataOptions(self.data), running=Running(threads=self.threads))
+        drawn, array = list[Took](), Supply.array
 
-
-@dataclass
-class Clock:
-    """How long calls took in all."""
-
-    seconds: float = 0.0
-
-    def timed(self, function: Callable[..., object]) -> Callable[..., object]:
-        def run(*arguments: object) -> object:
-            start = time.perf_counter()
+        def timed(supply: Supply, path: str) -> object:
+            start = Took.now()
             try:
-                return function(*arguments)
+                return array(supply, path)
             finally:
-                self.seconds += time.perf_counter() - start
+                if supply.entry(path) is not None:
+                    drawn.append(Took.now() - start)
 
-        return run
+        with patch.object(Supply, "array", timed):
+            start = Took.now()
+            settle(plan, analysis, file, told)
+            took = Took.now() - start
+        return took, Took(sum(t.wall for t in drawn), sum(t.processor for t in drawn))
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds by the wall's clock and of this process."""
+
+    wall: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Took:
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: Took) -> Took:
+        return Took(self.wall - other.wall, self.processor - other.processor)
+
+
+def medians(took: Sequence[Took]) -> tuple[float, float]:
+    return statistics.median(t.wall for t in took), statistics.median(t.processor for t in took)
 
 
 FIGURES: Mapping[str, Callable[[Case], None]] = {

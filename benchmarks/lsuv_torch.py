@@ -108,9 +108,19 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@torch.no_grad()
 def network(name: str) -> nn.Module:
+    """The network for inference, its norms as if trained: the older exporter stores equal tensors once."""
     torch.manual_seed(0)
-    return NETWORKS[name]().eval()
+    model = NETWORKS[name]().eval()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d | nn.LayerNorm):
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.normal_(0, 0.1)
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 1.5)
+    return model
 
 
 def feed(name: str, seed: int) -> dict[str, np.ndarray]:
@@ -145,7 +155,7 @@ def export(name: str, path: Path, dynamo: bool) -> None:
         )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def lsuv(model: nn.Module, x: Tensor, tolerance: float = 0.02, attempts: int = 10, base: bool = False) -> int:
     """Layer by layer `W /= std(output)` until |Var - 1| < `tolerance`, with a whole forward pass for each look.
 
@@ -208,7 +218,7 @@ def main() -> None:
         return
     torch.set_num_threads(args.threads)
     model, x = network(args.name), torch.from_numpy(np.load(args.data)["input"])
-    with torch.inference_mode():
+    with torch.no_grad():
         model(x)
         start = time.perf_counter()
         model(x)
