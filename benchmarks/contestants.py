@@ -1,4 +1,4 @@
-"""What `reinit.py` measures beside onnxinit, each in a process of its own: `contestants.py NAME ARGUMENT...`.
+"""What is measured beside onnxinit, each in a process of its own: `contestants.py NAME ARGUMENT...`.
 
 A function imports what it needs itself, since what a process imports counts as its memory.
 """
@@ -69,5 +69,16 @@ def draw(size: str) -> None:
         left -= block.size
 
 
+def forward(path: str, data: str, threads: str) -> None:
+    """Run the model once in ONNX Runtime, as it comes, on what an .npz holds."""
+    import numpy as np
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = int(threads)
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session.run(None, dict(np.load(data)))
+
+
 if __name__ == "__main__":
-    {"make": make, "load_save": load_save, "write": write, "draw": draw}[sys.argv[1]](*sys.argv[2:])
+    {"make": make, "load_save": load_save, "write": write, "draw": draw, "forward": forward}[sys.argv[1]](*sys.argv[2:])

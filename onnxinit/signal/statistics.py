@@ -11,7 +11,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.floating]
 Numbers = npt.NDArray[np.float64]
 
-_RUN = 4096  # values whose float32 sum keeps six digits; runs are added in float64
+_RUN = 1024  # values whose float32 sum keeps six digits; runs are added in float64
+_BLOCK = 1 << 15  # values that are converted to float64 at once, so that they stay in the cache
 _SAFE = (1e-15, 1e15)  # magnitudes whose squares a float32 sum of a run holds
 _OFF = 4.0  # standard deviations that a mean may lie from zero before the squares lose digits
 
@@ -52,18 +53,19 @@ class Moments:
 def moments_of(values: Array) -> Moments:
     """The moments of all values of a float array, to about nine digits.
 
-    Runs of 4096 float32 values are summed in float32 and the runs in float64: a fifth of the time that converting every
-    value takes. Where the mean is far from zero, or squares could leave float32, every value is converted.
+    Runs of 1024 float32 values are summed in float32, by BLAS, and the runs in float64: a tenth of the time that
+    converting every value takes. Where the mean is far from zero, or squares could leave float32, every value is
+    converted.
     """
     flat = np.ascontiguousarray(values).reshape(-1)
     if flat.dtype == np.float32 and flat.size >= 2 * _RUN:
         whole = flat.size // _RUN * _RUN
         runs = flat[:whole].reshape(-1, _RUN)
         with np.errstate(over="ignore", invalid="ignore"):
-            sums = runs.sum(axis=1).sum(dtype=np.float64)
-            products = np.einsum("ij,ij->i", runs, runs).sum(dtype=np.float64)
-        mean, square = sums / whole, products / whole
-        variance = square - mean**2
+            sums = (runs @ np.ones(_RUN, np.float32)).sum(dtype=np.float64)
+            products = np.matmul(runs[:, None, :], runs[:, :, None]).sum(dtype=np.float64)
+            mean, square = sums / whole, products / whole
+            variance = square - mean**2
         if _SAFE[0] ** 2 < variance < _SAFE[1] ** 2 and mean**2 < _OFF**2 * variance:
             most = Moments(whole, np.asarray(mean), np.asarray(variance * whole))
             return most if whole == flat.size else most + _exactly(flat[whole:])
@@ -84,20 +86,35 @@ def _exactly(flat: Array) -> Moments:
 
 def channel_moments(values: Array, axis: int) -> Moments:
     """The moments of every index along an axis."""
-    moved = np.moveaxis(values, axis, 1) if values.ndim > 1 else values[None]
-    apart = moved.reshape(len(moved), moved.shape[1], -1)
+    shape = values.shape
+    apart = values.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
     count = apart.shape[0] * apart.shape[2]
-    if apart.dtype == np.float32 and apart.shape[2] <= _RUN:
+    if apart.dtype == np.float32 and apart.shape[2] <= 4 * _RUN:
         with np.errstate(over="ignore", invalid="ignore"):
             mean = apart.sum(axis=2).sum(axis=0, dtype=np.float64) / count
             variance = np.einsum("ncl,ncl->nc", apart, apart).sum(axis=0, dtype=np.float64) / count - mean**2
         if ((variance > _SAFE[0] ** 2) & (variance < _SAFE[1] ** 2) & (mean**2 < _OFF**2 * variance)).all():
             return Moments(count, mean, variance * count)
-    mean, squares = np.empty((2, apart.shape[1]))
-    for i in range(apart.shape[1]):
-        one = _exactly(np.ascontiguousarray(apart[:, i]).reshape(-1))
-        mean[i], squares[i] = one.mean, one.squares
-    return Moments(count, mean, squares)
+    return _channels_exactly(apart)
+
+
+def _channels_exactly(apart: Array) -> Moments:
+    """The moments along the middle axis of (n, channels, l), every value converted, about the means of some of them."""
+    outer, channels, inner = apart.shape
+    wide = max(1, _BLOCK // max(inner, 1))  # channels of a block
+    deep = max(1, wide // max(channels, 1))
+    sums, squares = np.zeros((2, channels))
+    with np.errstate(over="ignore", invalid="ignore"):
+        guess = apart[:deep].mean(axis=(0, 2), dtype=np.float64) if apart.size else np.zeros(channels)
+        for row in range(0, outer, deep):
+            for at in range(0, channels, wide):
+                block = apart[row : row + deep, at : at + wide].astype(np.float64)
+                block -= guess[at : at + wide, None]
+                sums[at : at + wide] += block.sum(axis=(0, 2))
+                squares[at : at + wide] += np.einsum("ncl,ncl->c", block, block)
+        count = outer * inner
+        off = sums / max(count, 1)
+        return Moments(count, guess + off, squares - off * sums)
 
 
 def gate_moments(values: Array, gates: int) -> Moments:
