@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxinit.analysis.view import Node
+from onnxinit.analysis.windows import slide, spread
 
 Shape = tuple["int | None", ...]
 Known = npt.NDArray[np.float64]  # elements of a small integer value; NaN where one is not known
@@ -77,7 +78,7 @@ def _gemm(node: Node, known: dict[int, Known]) -> _Shapes:
 
 def _conv(node: Node, known: dict[int, Known]) -> _Shapes:
     x, w = _first(node, 0), _first(node, 1)
-    return [(x[0], w[0], *(None for _ in w[2:]))]
+    return [(x[0], w[0], *slide(node, x[2:], w[2:]))]
 
 
 def _transpose(node: Node, known: dict[int, Known]) -> _Shapes:
@@ -224,12 +225,31 @@ def _product(dims: Sequence[int | None]) -> int | None:
 
 def _pool(node: Node, known: dict[int, Known]) -> _Shapes:
     shape = _first(node)
-    return [(*shape[:2], *(1 if node.op.startswith("Global") else None for _ in shape[2:]))]
+    if node.op.startswith("Global"):
+        return [(*shape[:2], *(1 for _ in shape[2:]))]
+    return [(*shape[:2], *slide(node, shape[2:], tuple(node.ints_attribute("kernel_shape") or ())))]
 
 
 def _conv_transpose(node: Node, known: dict[int, Known]) -> _Shapes:
     x, w = _first(node, 0), _first(node, 1)
-    return [(x[0], w[1] and w[1] * node.int_attribute("group", 1), *(None for _ in w[2:]))]
+    sizes = spread(node, x[2:], w[2:])
+    return [(x[0], w[1] and w[1] * node.int_attribute("group", 1), *sizes)]
+
+
+def _pad(node: Node, known: dict[int, Known]) -> _Shapes:
+    shape, held = _first(node), known.get(id(node.input(1)))
+    pads: list[int | None] | None = list(node.ints_attribute("pads") or ()) or None
+    if pads is None and held is not None:
+        pads = [_element(x) for x in np.ravel(held)]
+    if pads is None or node.input(3) is not None:
+        return _same_rank(node, known)
+    ends = zip(shape, pads[: len(shape)], pads[len(shape) :], strict=True)
+    return [tuple(None if n is None or a is None or b is None else n + a + b for n, a, b in ends)]
+
+
+def _range(node: Node, known: dict[int, Known]) -> _Shapes:
+    start, stop, step = (float(known[id(v)]) for v in node.inputs)
+    return [(None if math.isnan(start + stop + step) else max(0, math.ceil((stop - start) / step)),)]
 
 
 def _same_rank(node: Node, known: dict[int, Known]) -> _Shapes:
@@ -295,7 +315,8 @@ _RULES: Mapping[str, Callable[[Node, dict[int, Known]], _Shapes]] = {
     **dict.fromkeys(("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor"), _broadcast),
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), _pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _pool),
-    **dict.fromkeys(("Pad", "Resize", "Upsample"), _same_rank),
+    **dict.fromkeys(("Resize", "Upsample"), _same_rank),
+    "Pad": _pad,
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _space),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSumSquare"), _reduce),
@@ -310,6 +331,7 @@ _RULES: Mapping[str, Callable[[Node, dict[int, Known]], _Shapes]] = {
     "ConstantOfShape": _filled,
     **dict.fromkeys(("RandomNormal", "RandomUniform"), lambda n, k: [tuple(n.ints_attribute("shape") or ())]),
     **dict.fromkeys(("RandomNormalLike", "RandomUniformLike"), _same),
+    "Range": _range,
     "Tile": _tile,
     "TopK": _top_k,
     "GatherND": _gather_nd,

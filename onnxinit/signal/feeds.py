@@ -107,7 +107,7 @@ def open_feeds(
             raise DataError(f"{name} is {count}: give 1 or more")
     pinned = pin(inputs, dims or {})
     if data is None:
-        notes, make = synthetic(pinned, batch_size, samples, seed)
+        notes, make = synthetic(inputs, batch_size, samples, dims or {}, seed)
         return Feeds(SYNTHETIC, notes, True, make)
     pieces = read(data, pinned, images or ImageOptions(), samples)
     notes = tuple(dict.fromkeys((*pieces.notes, *_check(pieces, pinned, batch_size, samples))))

@@ -10,9 +10,7 @@ import onnx
 from onnx import helper
 
 from onnxinit.errors import DataError
-from onnxinit.signal.purposes import Purpose
 
-_FLOATS = (1, 10, 11, 16)
 Dim = int | str | None
 """A length: fixed, the name of one that is free, or None for one that is free and nameless."""
 
@@ -25,13 +23,13 @@ class Input:
         name: Its name.
         dtype: Its ONNX element type.
         dims: Its dimensions; None where the file leaves the rank open.
-        purpose: What it is for, which synthetic values follow.
+        model: The model that it is an input of: synthetic values follow from what becomes of it there.
     """
 
     name: str
     dtype: int
     dims: tuple[Dim, ...] | None
-    purpose: Purpose = field(default_factory=Purpose)
+    model: onnx.ModelProto | None = field(default=None, repr=False, compare=False)
 
     @property
     def type_name(self) -> str:
@@ -75,18 +73,16 @@ def model_inputs(proto: onnx.ModelProto) -> tuple[Input, ...]:
         DataError: One of them is no tensor.
     """
     stored = {t.name for t in proto.graph.initializer} | {t.values.name for t in proto.graph.sparse_initializer}
-    return tuple(_input(info) for info in proto.graph.input if info.name not in stored)
+    return tuple(_input(info, proto) for info in proto.graph.input if info.name not in stored)
 
 
-def _input(info: onnx.ValueInfoProto) -> Input:
+def _input(info: onnx.ValueInfoProto, model: onnx.ModelProto) -> Input:
     if not info.type.HasField("tensor_type"):
         kind = (info.type.WhichOneof("value") or "unknown").removesuffix("_type").replace("_", " ")
         raise DataError(f"input {info.name!r} is of the kind {kind}: only models that take tensors can be fed")
     tensor = info.type.tensor_type
     dims = tuple(_dim(d) for d in tensor.shape.dim) if tensor.HasField("shape") else None
-    dtype = int(tensor.elem_type)
-    kind = "ones" if dtype == onnx.TensorProto.BOOL else "signal" if dtype in _FLOATS else "ids"
-    return Input(info.name, dtype, dims, Purpose(kind, below=2 if kind == "ids" else 0))
+    return Input(info.name, int(tensor.elem_type), dims, model)
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
