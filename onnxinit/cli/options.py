@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -81,6 +82,86 @@ def running(command: F) -> F:
 
 def plan(command: F) -> F:
     """The options that make a plan."""
-    for option in reversed(_PLAN):
+    return _with(_PLAN, command)
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Height and width: `224`, or `240x320`."""
+    if value is None:
+        return None
+    sides = value.lower().split("x")
+    if len(sides) > 2 or not all(s.isdecimal() and int(s) for s in sides):
+        raise click.BadParameter(f"{value!r} is no size: give one side, or HEIGHTxWIDTH", ctx, param)
+    return int(sides[0]), int(sides[-1])
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
+    """One number, or one for each channel with commas between them."""
+    try:
+        return tuple(float(part) for part in value.split(",")) if value else ()
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no number, nor several with commas between them", ctx, param) from None
+
+
+_DATA = [
+    click.option(
+        "--data",
+        metavar="PATH",
+        help="What the model is fed: .npz, .npy, a folder of either, ONNX test_data_set_* folders, a folder of images, "
+        "or module:callable. [default: synthetic feeds]",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Samples a batch. [default: a file's where files are feeds, else 32; synthetic feeds 8]",
+    ),
+    click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Take the first N samples. [default: all]"),
+    click.option(
+        "--dim",
+        "dims",
+        multiple=True,
+        metavar="NAME=LENGTH",
+        help="The length of a symbolic dimension, such as batch=8; repeatable, or several with commas.",
+    ),
+    click.option(
+        "--image-size",
+        callback=_size,
+        metavar="N|HxW",
+        help="What images are resized to. [default: the model's size, else their own]",
+    ),
+    click.option(
+        "--mean",
+        callback=_numbers,
+        metavar="X,X,X",
+        help="Taken off images, in 0 ... 1: a number, or one a channel.",
+    ),
+    click.option("--std", callback=_numbers, metavar="X,X,X", help="What images are divided by, as --mean."),
+    click.option(
+        "--layout",
+        type=click.Choice(["nchw", "nhwc"]),
+        help="Where images have their channels. [default: where the model has a length of 1, 3 or 4]",
+    ),
+]
+
+
+def data(command: F) -> F:
+    """The options that say which data the model is fed: one argument `data_options`, a `DataOptions`."""
+
+    @functools.wraps(command)
+    def run(**given: Any) -> Any:
+        from onnxinit.signal import DataOptions, ImageOptions, parse_dims
+
+        names = ("data", "batch_size", "samples", "dims", "image_size", "mean", "std", "layout")
+        d = {name: given.pop(name) for name in names}
+        images = ImageOptions(d["image_size"], d["mean"], d["std"], d["layout"])
+        options = DataOptions(d["data"], d["batch_size"], d["samples"], parse_dims(d["dims"]), images)
+        return command(**given, data_options=options)
+
+    return _with(_DATA, cast(F, run))
+
+
+def _with(options: Sequence[Callable[[Any], Any]], command: F) -> F:
+    for option in reversed(options):
         command = option(command)
     return command

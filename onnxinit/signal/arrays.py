@@ -32,7 +32,7 @@ def npy_piece(path: Path, inputs: tuple[Input, ...]) -> Piece:
     if len(inputs) != 1:
         names = ", ".join(repr(i.name) for i in inputs)
         raise DataError(f"{path}: holds one array, the model has {len(inputs)} inputs ({names}): give a .npz with them")
-    array = _guarded(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+    array = _guarded(path, lambda: _mapped(path, 0, ""))
     return Piece.of({inputs[0].name: array}, str(path))
 
 
@@ -50,12 +50,8 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except _PickledError as error:
-        raise DataError(f"{path}: {error}; it is not read, since that could run code: save plain arrays") from None
+        raise DataError(f"{path}: {error}; they are not read, since that could run code: save plain arrays") from None
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, KeyError, SyntaxError) as error:
-        if "Object arrays" in str(error) or "allow_pickle" in str(error):
-            raise DataError(
-                f"{path}: holds pickled objects; they are not read, since that could run code: save plain arrays"
-            ) from None
         raise DataError(f"{path}: cannot be read as numpy's {path.suffix} ({error})") from error
 
 
@@ -69,7 +65,7 @@ def _head(file: IO[bytes], name: str) -> tuple[Head, bool]:
         raise ValueError(f"{name!r} is of version {version}")
     shape, fortran, dtype = _READ_HEADER[version](file)
     if dtype.hasobject:
-        raise _PickledError(f"holds pickled objects under {name!r}")
+        raise _PickledError(f"holds pickled objects{name and f' under {name!r}'}")
     return Head(dtype, shape), fortran
 
 
@@ -89,18 +85,24 @@ def _load(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
         for name in names:
             info = archive.getinfo(f"{name}.npy")
             if info.compress_type == zipfile.ZIP_STORED:
-                arrays[name] = _guarded(path, functools.partial(_mapped, path, info, name))
+                arrays[name] = _guarded(path, functools.partial(_mapped, path, _member(path, info), name))
             else:
                 with archive.open(info) as file:
                     arrays[name] = _guarded(path, functools.partial(npy.read_array, file, allow_pickle=False))
     return arrays
 
 
-def _mapped(path: Path, info: zipfile.ZipInfo, name: str) -> Array:
-    """An uncompressed member of an archive, where it lies in the file."""
+def _member(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of an uncompressed member of an archive begin."""
     with path.open("rb") as file:
         file.seek(info.header_offset + 26)  # of the local header: 30 bytes, the name, what else there is
-        file.seek(info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))))
+        return info.header_offset + 30 + sum(map(int, struct.unpack("<HH", file.read(4))))
+
+
+def _mapped(path: Path, start: int, name: str) -> Array:
+    """The array that begins somewhere in a file, where it lies."""
+    with path.open("rb") as file:
+        file.seek(start)
         head, fortran = _head(file, name)
         if math.prod(head.shape) == 0 or not head.shape:  # nothing that could be mapped
             return np.fromfile(file, head.dtype, math.prod(head.shape)).reshape(head.shape)

@@ -8,7 +8,7 @@ channel; a model of bytes gets the bytes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def read_images(
     Raises:
         DataError: Pillow is not installed, a file is no image, or the model's input or the options fit no images.
     """
-    _pillow()
+    _pillow()  # its absence is said before a file is blamed
     files = files[:samples]
     sizes = [_size(path) for path in files]
     form, notes = _form(source, inputs, options, dict(zip(files, sizes, strict=True)))
@@ -97,10 +97,13 @@ def _pillow() -> Any:
 
 
 def _open(path: Path) -> Any:
-    image = _pillow()
+    return _decoded(path, lambda: _pillow().open(path))
+
+
+def _decoded(path: Path, read: Callable[[], Any]) -> Any:
     try:
-        return image.open(path)
-    except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as error:
+        return read()
+    except Exception as error:  # a decoder that meets damage raises whatever it comes upon
         raise DataError(f"{path}: is not an image, or damaged ({error})") from error
 
 
@@ -109,7 +112,8 @@ def _size(path: Path) -> tuple[int, int]:
     with _open(path) as image:
         if image.mode.startswith(("I", "F")):
             raise DataError(f"{path}: has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
-        turned = image.getexif().get(0x0112, 1) >= 5
+        # Asked only where the header has it: for a PNG the question would decode the whole image.
+        turned = "exif" in image.info and _decoded(path, image.getexif).get(0x0112, 1) >= 5
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
@@ -188,10 +192,7 @@ def _load(path: Path, form: _Form) -> dict[str, Array]:
 
     pillow = _pillow()
     with _open(path) as image:
-        try:
-            turned = ImageOps.exif_transpose(image).convert(_MODES[form.channels])
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{path}: is not an image, or damaged ({error})") from error
+        turned = _decoded(path, lambda: ImageOps.exif_transpose(image).convert(_MODES[form.channels]))
     height, width = form.size
     if turned.size != (width, height):
         turned = turned.resize((width, height), pillow.Resampling.BILINEAR)
