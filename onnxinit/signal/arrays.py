@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy
+from numpy.lib import format as _format
 
 from onnxinit.errors import DataError
 from onnxinit.signal.inputs import Input
 from onnxinit.signal.pieces import Array, Head, Piece
 
-_READ_HEADER: dict[tuple[int, int], Callable[[IO[bytes]], Any]] = {
-    (1, 0): npy.read_array_header_1_0,
-    (2, 0): npy.read_array_header_2_0,
-}
+npy: Any = _format  # the annotations of its functions differ from release to release
+_READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def npy_piece(path: Path, inputs: tuple[Input, ...]) -> Piece:

@@ -47,32 +47,46 @@ def resolve(model: onnx.ModelProto | None, inputs: Sequence[Input], batch: int, 
     Returns:
         By name of the input.
     """
-    free = _Free(inputs, {name: n for name, n in dims.items()})
-    if model is None or not free.open():
-        return free.shapes(batch, *_TRIALS[0])
-    for name, axis in past_axes(model):
-        free.found.setdefault(free.key(name, axis), 0)
+    past = list(past_axes(model)) if model is not None and _Free(inputs, {}).open() else []
     best: tuple[float, Shapes] = (math.inf, {})
-    for guess in (False, True):
-        for _ in range(_ROUNDS):
-            if not (free.open() and _solve(model, free, guess)):
-                break
-        best = min(best, _try(model, free, batch), key=_faults)
+    for joined in (past, []) if past else ([],):  # a window that slides over a past needs some of it
+        free = _Free(inputs, {name: n for name, n in dims.items()})
+        for name, axis in joined:
+            free.found.setdefault(free.key(name, axis), 0)
+        best = min(best, _fitting(model, free, batch), key=_faults)
         if not best[0]:
             break
     return best[1]
 
 
-def _try(model: onnx.ModelProto, free: _Free, batch: int) -> tuple[float, Shapes]:
+def _fitting(model: onnx.ModelProto | None, free: _Free, batch: int) -> tuple[float, Shapes]:
+    """Shapes that the graph fits, or fits best, with the number of faults."""
+    best = _try(model, free, [(batch, *_TRIALS[0])])
+    for guess in (False, True):
+        if model is None or not best[0]:
+            break
+        for _ in range(_ROUNDS):
+            if not (free.open() and _solve(model, free, guess)):
+                break
+        best = min(best, _try(model, free, _trials(batch)), key=_faults)
+    return best
+
+
+def _trials(batch: int) -> list[tuple[int, int, int]]:
+    """Defaults to try: the batch asked for, then one of one, which many exporters bake in."""
+    return [*((batch, *t) for t in _TRIALS), *((1, *t) for t in _TRIALS[:5])]
+
+
+def _try(model: onnx.ModelProto | None, free: _Free, trials: Sequence[tuple[int, int, int]]) -> tuple[float, Shapes]:
     """The first defaults that the graph fits, or those that it fits best, with the number of faults."""
     best: tuple[float, Shapes] = (math.inf, {})
     tried: list[Shapes] = []
-    for first, (length, side) in (*((batch, t) for t in _TRIALS), *((1, t) for t in _TRIALS[:5])):
-        shapes = free.shapes(first, length, side)
+    for defaults in trials:
+        shapes = free.shapes(*defaults)
         if shapes in tried:
             continue
         tried.append(shapes)
-        wrong = sum(1 for _ in equations(shaped(model, shapes)))
+        wrong = sum(1 for _ in equations(shaped(model, shapes))) if model is not None and free.open() else 0
         best = min(best, (wrong, shapes), key=_faults)
         if not wrong:
             break

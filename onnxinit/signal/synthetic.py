@@ -28,7 +28,7 @@ def synthetic(
     Args:
         inputs: The model's.
         batch_size: Length of axis 0 where the model leaves it free, 8 if not given.
-        samples: As many batches as hold so many samples; one batch if not given.
+        samples: So many in all; one batch if not given. Where the first axis is fixed, as many as fill batches of it.
         dims: Lengths of symbolic dimensions.
         seed: The root seed. Each input and batch has a stream of its own.
 
@@ -42,20 +42,25 @@ def synthetic(
         if i.dtype in (TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128):
             raise DataError(f"{i} takes {i.type_name} values, which cannot be made up: give --data")
     model = inputs[0].model if inputs else None
-    shapes = resolve(model, inputs, batch_size or BATCH, dims)
+    batch = min(batch_size or BATCH, samples or math.inf)
+    shapes = resolve(model, inputs, int(batch), dims)
     kinds = purposes(model, shapes) if model is not None else {}
-    first = next((s[0] for s in shapes.values() if s), 1)
-    count = math.ceil((samples or first) / max(1, first))
+    first = max(1, next((s[0] for s in shapes.values() if s), 1))
+    total = samples or first
+    free = all(not isinstance(i.dims[0], int) and shapes[i.name][0] == first for i in inputs if i.dims)
 
     def make() -> Iterator[Feed]:
-        for n in range(count):
-            yield {
-                i.name: _values(i, shapes[i.name], kinds[i.name], stream(weight_key(seed, f"feed\0{i.name}"), n))
-                for i in inputs
-            }
+        for n in range(math.ceil(total / first)):
+            rows = slice(total - n * first) if free else slice(None)
+            made = {i.name: _values(i, shapes[i.name], kinds[i.name], _stream(seed, i, n)) for i in inputs}
+            yield {name: a[rows] if a.ndim else a for name, a in made.items()}
 
     shown = ", ".join(f"{name} {list(shape)} {kinds[name]}" for name, shape in shapes.items())
     return (f"made up: {shown}",) if shapes else (), make
+
+
+def _stream(seed: int, i: Input, batch: int) -> Stream:
+    return stream(weight_key(seed, f"feed\0{i.name}"), batch)
 
 
 def _values(i: Input, shape: tuple[int, ...], purpose: Purpose, source: Stream) -> Array:

@@ -206,6 +206,15 @@ def test_half_precision() -> None:
     assert feed["x"].dtype.name == "bfloat16"
 
 
+@pytest.mark.parametrize(("size", "samples", "lengths"), [(None, 20, [8, 8, 4]), (4, 3, [3]), (5, None, [5])])
+def test_as_many_samples_as_asked_for(size: int | None, samples: int | None, lengths: list[int]) -> None:
+    model = build("(float[N,4] x, float k) => (y) { y = Mul(x, k) }")
+    feeds = open_feeds(None, model_inputs(model), batch_size=size, samples=samples)
+    assert [len(f["x"]) for f in feeds] == lengths
+    fixed = open_feeds(None, model_inputs(build("(float[3,4] x) => (y) { y = Relu(x) }")), samples=7)
+    assert [len(f["x"]) for f in fixed] == [3, 3, 3]
+
+
 # ---------------------------------------------------------------- lengths
 
 LENGTHS = {
@@ -320,6 +329,18 @@ def test_a_past_is_of_length_zero(axis: int) -> None:
 def test_what_is_joined_and_not_handed_out_is_no_past() -> None:
     model = build("(float[N,L,4] x, float[N,M,4] z) => (y) { c = Concat<axis=1>(x, z) y = ReduceSum<keepdims=0>(c) }")
     assert {a.shape for a in fed(model).values()} == {(8, 16, 4)}
+
+
+def test_a_past_that_a_window_slides_over_is_not_of_length_zero() -> None:
+    model = build(
+        "(float[N,2,1] x, float[N,2,P] past) => (y, next) { c = Concat<axis=2>(past, x) y = Conv(c, w) "
+        "next = Slice(c, one, many, two) }",
+        w=(3, 2, 5),
+        one=np.array([1]),
+        many=np.array([1 << 40]),
+        two=np.array([2]),
+    )
+    assert fed(model)["past"].shape == (8, 2, 16)
 
 
 def test_fused_attention_with_a_cache() -> None:
