@@ -119,7 +119,7 @@ def _attributes(key: Key, table: dict[Key, dict[str, str]]) -> Iterator[str]:
 
 def _activations() -> Iterator[str]:
     yield "| name | ONNX operator |\n|---|---|"
-    operators = {r.name: r.operator for r in TABLE} | {name: op for (domain, op), name in NAMED.items() if not domain}
+    operators = {r.name: r.operator for r in TABLE} | {a.name: op for (domain, op), a in NAMED.items() if not domain}
     yield from (f"| `{name}` | {op} |" for name, op in operators.items())
     yield "| `glu` | the sigmoid of one half times the other |"
     yield "| `linear` | none |"

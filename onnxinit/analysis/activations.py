@@ -130,11 +130,13 @@ TABLE: tuple[Row, ...] = (
 )
 
 # Operators that are named but not pointwise.
-NAMED: Mapping[tuple[str, str], str] = {
-    ("", "Softmax"): "softmax",
-    ("", "LogSoftmax"): "logsoftmax",
-    ("com.microsoft", "BiasSoftmax"): "softmax",
-    ("com.microsoft", "QLinearSoftmax"): "softmax",
+SOFTMAX = Activation("softmax", bounded=True)
+LOGSOFTMAX = Activation("logsoftmax")
+NAMED: Mapping[tuple[str, str], Activation] = {
+    ("", "Softmax"): SOFTMAX,
+    ("", "LogSoftmax"): LOGSOFTMAX,
+    ("com.microsoft", "BiasSoftmax"): SOFTMAX,
+    ("com.microsoft", "QLinearSoftmax"): SOFTMAX,
 }
 
 
@@ -172,7 +174,7 @@ def named(f: Expression) -> tuple[str, float | None] | None:
 def activation(name: str, f: Expression, slope: float | None = None) -> Activation:
     """An activation with the exact moments of the function that the graph computes."""
     mean, second, derivative = f.moments or (None, None, None)
-    return Activation(name, slope, mean, second, derivative)
+    return Activation(name, slope, mean, second, derivative, f.bounded)
 
 
 # Attributes of the operators that a fused operator's `activation` names, in the order of its parameters.
@@ -209,7 +211,7 @@ def fused(node: Node) -> Activation | None:
     if not kind:
         return None
     if ("", kind) in NAMED:
-        return Activation(NAMED["", kind])
+        return NAMED["", kind]
     if ("", kind) not in POINTWISE:
         return Activation("other")
     given = node.attributes.get("activation_params")

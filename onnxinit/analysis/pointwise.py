@@ -275,6 +275,12 @@ class Expression:
         return affine_fit(GRID, self.on_grid)
 
     @cached_property
+    def bounded(self) -> bool:
+        """Whether the values have bounds: far out and further out they are about as large, where a root would grow."""
+        near, far = (float(np.abs(self(np.array([-x, x]))).max()) for x in (1e3, 1e6))
+        return math.isfinite(far) and far <= 3 * near
+
+    @cached_property
     def moments(self) -> tuple[float, float, float] | None:
         """`moments` of the function, None where they are not finite."""
         found = moments(self)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from onnx import TensorProto
 
-from onnxinit.analysis.activations import AFTER_BIAS, NAMED, by_name, fused
+from onnxinit.analysis.activations import AFTER_BIAS, LOGSOFTMAX, NAMED, SOFTMAX, by_name, fused
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.norm import bare
 from onnxinit.analysis.norms import Norms, find_norms, is_number
@@ -190,7 +190,7 @@ class _Down(_Walk):
         elif node.op in _GATED_UNITS:
             self._found.extend([by_name(_GATED_UNITS[node.op])] if at == 0 else [])
         elif (node.domain, node.op) in NAMED:
-            self._found.extend([Activation(NAMED[node.domain, node.op])] if at == 0 else [])
+            self._found.extend([NAMED[node.domain, node.op]] if at == 0 else [])
         elif node.op in AFTER_BIAS and (activation := fused(node)) is not None:
             self._found.append(activation)
         elif node.op in ("QuantizeLinear", "QLinearAdd") and (rectified := self._rectified(node)) is not None:
@@ -245,9 +245,9 @@ def _softmax(way_out: Exit) -> Activation | None:
         total = waiting.pop()
         for user, at in total.uses:
             if user.op == "Div" and at == 1 and user.input(0) is end:
-                return Activation("softmax")
+                return SOFTMAX
             if user.op == "Log":
-                return Activation("logsoftmax")
+                return LOGSOFTMAX
             if user.op in _MOVES and user.outputs[0] is not None:
                 waiting.append(user.outputs[0])
     return None
@@ -284,11 +284,12 @@ def _are_pieces(a: Value, b: Value) -> bool:
 def _gated(gate: Activation, trunk: Activation, name: str) -> Activation:
     """The product of two functions of independent values: its moments are the products of theirs."""
     if gate.second is None or trunk.second is None or gate.mean is None or trunk.mean is None:
-        return Activation(name)
+        return Activation(name, bounded=gate.bounded and trunk.bounded)
     slopes = None
     if gate.derivative is not None and trunk.derivative is not None:  # over both halves
         slopes = 0.5 * (gate.second * trunk.derivative + gate.derivative * trunk.second)
-    return Activation(name, gate.slope, gate.mean * trunk.mean, gate.second * trunk.second, slopes)
+    bounded = gate.bounded and trunk.bounded
+    return Activation(name, gate.slope, gate.mean * trunk.mean, gate.second * trunk.second, slopes, bounded)
 
 
 class _Up(_Walk):
@@ -326,7 +327,7 @@ class _Up(_Walk):
             gate = by_name(_GATED_UNITS[node.op])
             return _gated(gate, LINEAR, gate.name), []
         if (node.domain, node.op) in NAMED:
-            return Activation(NAMED[node.domain, node.op]), []
+            return NAMED[node.domain, node.op], []
         built_in = fused(node) or self._rectified(node) or _recurrent(node)
         if built_in is not None:
             return built_in, []
@@ -366,4 +367,4 @@ def _recurrent(node: Node) -> Activation | None:
     if node.op == "RNN":
         given = node.attributes.get("activations")
         return by_name(given.strings[0].decode() if given is not None and given.strings else "Tanh")
-    return Activation("tanh") if node.op in ("LSTM", "GRU", "DynamicQuantizeLSTM") else None
+    return Activation("tanh", bounded=True) if node.op in ("LSTM", "GRU", "DynamicQuantizeLSTM") else None

@@ -56,6 +56,7 @@ class Activation:
         mean: E[f(z)] for z ~ N(0, 1); None where f is not pointwise.
         second: E[f(z)^2]; the exact forward gain is 1/sqrt(second).
         derivative: E[f'(z)^2]; the exact backward gain is 1/sqrt(derivative).
+        bounded: Whether its values have bounds, however large the signal.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Activation:
     mean: float | None = None
     second: float | None = None
     derivative: float | None = None
+    bounded: bool = False
 
 
 LINEAR = Activation("linear", mean=0.0, second=1.0, derivative=1.0)

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from onnxinit.plan.donors import NO_DONOR
 from onnxinit.plan.plan import Entry, Left
+from onnxinit.plan.steady import STEADY
 
 INSTEAD = "; orthogonal in place of delta_orthogonal, since it has fewer outputs than inputs"
 KEPT_POSITIVE = "; shuffle in its place, since a variance is never negative"
 
 _KERNELS = frozenset({"weight", "input_weight", "recurrent_weight", "embedding"})
 _SHOWN = 3
-_DEEP = 10  # layers over which a signal that each makes several times larger becomes one that no float holds
 
 
 def advise(entries: Sequence[Entry], kept: Iterable[Left], held: Iterable[str]) -> Iterator[str]:
@@ -38,11 +38,11 @@ def advise(entries: Sequence[Entry], kept: Iterable[Left], held: Iterable[str]) 
     alone = [e.id for e in entries if e.why.startswith(NO_DONOR)]
     if alone:
         yield f"{_count(alone)} no donor, and a scheme draws in its place: {_some(alone)}"
-    unit = [e.id for e in entries if e.scheme.name == "sparse" and "std" not in dict(e.scheme.params)]
-    if len(unit) >= _DEEP and not any(e.role == "norm_scale" for e in entries):
+    steady = [e.id for e in entries if e.why.endswith(STEADY)]
+    if steady:
         yield (
-            f"{_count(unit)} values of unit variance whatever the fan, and no norm holds the signal, so that it can "
-            f"overflow: {_some(unit)}; sparse:std=0.37 keeps it through rectifiers"
+            f"{_count(steady)} the std that keeps the variance in place of sparse's 1, which grows through many layers "
+            f"without norms: {_some(steady)}; sparse:std=1 is the published one"
         )
     other = [e.id for e in entries if e.role == "other"]
     if other:

@@ -49,7 +49,7 @@ def asked_std(weight: Weight, spec: Spec, gain: Gain) -> float | None:
     gains = gain.values if isinstance(gain, Vector) else (gain,)
     g = math.fsum(gains) / max(1, len(gains))
     apart = math.hypot(*(x - g for x in gains)) / math.sqrt(max(1, len(gains)))
-    blocks = [(share, spec.moments(block)) for share, block in _shares(weight)]
+    blocks = [(share, spec.moments(block)) for share, block in shares(weight)]
     known = [(share, *moments) for share, moments in blocks if moments is not None]
     if len(known) < len(blocks):
         return None
@@ -59,7 +59,7 @@ def asked_std(weight: Weight, spec: Spec, gain: Gain) -> float | None:
     return std if math.isfinite(std) else None
 
 
-def _shares(weight: Weight) -> Iterator[tuple[float, Block]]:
+def shares(weight: Weight) -> Iterator[tuple[float, Block]]:
     """Each block and its share of the elements; one block for all of a part where they have no names to differ by."""
     parts = parts_of(weight)
     if not parts:

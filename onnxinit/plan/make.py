@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Weight
@@ -16,6 +16,7 @@ from onnxinit.plan.patterns import Pattern
 from onnxinit.plan.plan import Entry, Gain, Left, Plan
 from onnxinit.plan.refit import REFIT, held_to_old_scales, with_fitted
 from onnxinit.plan.rules import Rule
+from onnxinit.plan.steady import DEEP, STEADY, steady, swells
 from onnxinit.sampling import STREAM
 from onnxinit.schemes import Spec, parse_spec, resolve_gain
 
@@ -80,6 +81,7 @@ def make_plan(
             "--allow-unmatched makes this a warning"
         )
     drawn = {w.id: choice.of(w) for w in analysis.weights if w.role not in PARAMETER_ROLES}
+    drawn |= _steadied(analysis, drawn)
     spared = {w.id: left for w in analysis.weights if w.role in PARAMETER_ROLES and (left := choice.spares(w))}
     made = with_fitted(analysis, drawn, spared)
     entries = tuple(m for m in made if isinstance(m, Entry))
@@ -89,6 +91,16 @@ def make_plan(
         *advise(entries, kept, held_to_old_scales(analysis, entries)),
     )
     return Plan(seed, STREAM, entries, kept, warnings)
+
+
+def _steadied(analysis: Analysis, drawn: Mapping[str, Entry | Left]) -> dict[str, Entry]:
+    """The entries of sparse layers anew, where there are so many without norms that the signal would overflow."""
+    owners = {e.id: analysis.by_id[e.draws_as] for e in drawn.values() if isinstance(e, Entry)}
+    made = [e for e in drawn.values() if isinstance(e, Entry) and swells(e.scheme, owners[e.id])]
+    if not analysis.normless or len(made) < DEEP:
+        return {}
+    anew = [(e, entry_of(owner := owners[e.id], steady(e.scheme, owner), e.why + STEADY)) for e in made]
+    return {old.id: replace(new, id=old.id, role=old.role, shape=old.shape) for old, new in anew}
 
 
 def _several(texts: str | Iterable[str]) -> Sequence[str]:

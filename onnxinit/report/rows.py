@@ -13,6 +13,7 @@ from onnxinit.plan import Entry, Vector
 MANY = 40  # rows; more are grouped
 
 _NUMBER = re.compile(r"\d+")
+_LONG = re.compile(r"\b\d+\.\d{6,}\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +140,11 @@ def _row(weight: Weight, entry: Entry | None) -> Row:
 
 
 def _scheme(weight: Weight, entry: Entry) -> str:
+    spec = _LONG.sub(lambda number: f"{float(number[0]):.4g}", str(entry.scheme))
     if isinstance(entry.gain, Vector):
         shown = f"{min(entry.gain.values):.4g}..{max(entry.gain.values):.4g}"
     elif math.isclose(entry.gain, entry.scheme.paper_gain(weight.downstream), rel_tol=1e-9):
-        return str(entry.scheme)
+        return spec
     else:
         shown = f"{entry.gain:.4g}"
-    return f"{entry.scheme}{',' if entry.scheme.params else ':'}gain={shown}"
+    return f"{spec}{',' if entry.scheme.params else ':'}gain={shown}"

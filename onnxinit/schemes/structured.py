@@ -102,9 +102,9 @@ def _nonzeros(n: int, nonzeros: int, sparsity: float | None) -> int:
     return min(nonzeros, n) if sparsity is None else n - math.ceil(sparsity * n)
 
 
-def _sparse_moments(block: Block, *, nonzeros: int, sparsity: float | None, std: float) -> tuple[float, float]:
+def _sparse_moments(block: Block, *, nonzeros: int, sparsity: float | None, std: float | None) -> tuple[float, float]:
     n = _matrix(block)[1]
-    return 0.0, std * math.sqrt(_nonzeros(n, nonzeros, sparsity) / n) if n else 0.0
+    return 0.0, (1.0 if std is None else std) * math.sqrt(_nonzeros(n, nonzeros, sparsity) / n) if n else 0.0
 
 
 @scheme("sparse", exact_to="bytes", moments=_sparse_moments)
@@ -114,7 +114,7 @@ def sparse(
     *,
     nonzeros: Annotated[int, Range(least=0)] = 15,
     sparsity: Annotated[float, Range(least=0, most=1)] | None = None,
-    std: Annotated[float, Range(least=0)] = 1.0,
+    std: Annotated[float, Range(least=0)] | None = None,
 ) -> Floats:
     """A fixed number of non-zero incoming weights per unit, at random places.
 
@@ -128,7 +128,8 @@ def sparse(
         stream: The random bits.
         nonzeros: Non-zero weights per unit.
         sparsity: The fraction of zeros, in place of nonzeros.
-        std: The standard deviation of the non-zero weights.
+        std: The standard deviation of the non-zero weights; if not given, 1 as published, and what keeps the variance
+            in a deep network without norms, after activations that have no bounds.
     """
     units, n = _matrix(block)
     kept = _nonzeros(n, nonzeros, sparsity)
@@ -136,7 +137,7 @@ def sparse(
     values = np.empty(units * kept, block.dtype)
     stream.normal(values)
     w = np.zeros((units, n), block.dtype)
-    w[mask] = values * block.dtype.type(std)
+    w[mask] = values * block.dtype.type(1.0 if std is None else std)
     return w.reshape(block.shape)
 
 

@@ -308,6 +308,20 @@ def test_an_operator_by_its_name() -> None:
     assert near(by_name("Relu").second, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("operator", "bounded"),
+    [
+        *((op, True) for op in ("Sigmoid", "Tanh", "HardSigmoid", "Softsign", "Sin", "Atan", "Erf")),
+        *((op, False) for op in ("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Softplus", "Gelu", "HardSwish", "Mish")),
+        *((op, False) for op in ("Exp", "Sqrt", "Abs", "Identity")),
+    ],
+)
+def test_whether_an_activation_has_bounds(operator: str, bounded: bool) -> None:
+    assert by_name(operator).bounded == bounded
+    assert by_name("Clip", 0.0, 6.0).bounded
+    assert not by_name("Clip", 0.0).bounded
+
+
 def test_the_grid_sees_every_bound_it_names() -> None:
     grid: Array = GRID
     assert grid[0] < -30 and grid[-1] > 30 and np.abs(np.diff(grid[np.abs(grid) < 3])).max() < 0.15

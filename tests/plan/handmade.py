@@ -10,7 +10,7 @@ from typing import Any
 from onnxinit.analysis.weight import LINEAR, Activation, Analysis, Kept, Kind, Layout, Part, Use, Weight
 
 RELU = Activation("relu", mean=0.398942, second=0.5, derivative=0.5)
-TANH = Activation("tanh", mean=0.0, second=0.394294, derivative=0.464403)
+TANH = Activation("tanh", mean=0.0, second=0.394294, derivative=0.464403, bounded=True)
 SELU = Activation("selu", mean=0.0, second=1.0, derivative=1.0716)
 GELU = Activation("gelu", mean=0.282095, second=1.533530**-2, derivative=0.455857)
 

@@ -49,7 +49,7 @@ def test_parameters_are_read_off_the_signature() -> None:
     assert takes == {
         "nonzeros": ("integer", 15, "an integer, at least 0"),
         "sparsity": ("number", None, "a number, from 0 to 1"),
-        "std": ("number", 1.0, "a number, at least 0"),
+        "std": ("number", None, "a number, at least 0"),
     }
     assert find("he").parameters[0].choices == ("fan_in", "fan_out")
     assert find("he").parameters[0].help == "fan_in keeps the variance forward, fan_out backward."
