@@ -21,8 +21,9 @@ def align(model: Analysis, donor: Analysis, *, tile: bool = False) -> Matches:
     Weights of one id and role match where that puts them in the same order in both networks: an exporter's running
     numbers can be the same by accident. All others are aligned by position: kernels in topological order, and then
     every other role. As many as possible match of those that have the same kernel extents and can give the values;
-    rather those that look alike (`likeness`); biases and norms by the layers that they follow; and of equals the
-    donor's first, so that a deeper donor gives the first layers of every stage.
+    rather those that look alike (`likeness`); biases and norms by the layers that they belong to or follow; and of
+    equals the donor's first, so that a deeper donor gives the first layers of every stage. What is then left over on
+    both sides under one id matches after all.
 
     Args:
         model: The model that gets values.
@@ -33,15 +34,12 @@ def align(model: Analysis, donor: Analysis, *, tile: bool = False) -> Matches:
     found = _by_id(ours, {w.id: w for w in theirs})
     kernels = [w for w in ours if w.role in FAN_ROLES], [w for w in theirs if w.role in FAN_ROLES]
     found |= _by_position(*kernels, found, None, tile)
-    depths = {w.id: w.depth for w in theirs}
-    levels: dict[int, set[int]] = {0: {0}}
-    for w in kernels[0]:
-        if w.id in found:
-            levels.setdefault(w.depth + 1, set()).add(depths[found[w.id][0]] + 1)
+    found |= _of_layers(ours, theirs, found, tile)
+    levels = _levels(ours, {w.id: w.depth for w in theirs}, found)
     for role in dict.fromkeys(w.role for w in ours if w.role not in FAN_ROLES):
         rest = [w for w in ours if w.role == role], [w for w in theirs if w.role == role]
         found |= _by_position(*rest, found, levels, tile)
-    return found
+    return found | _left(ours, theirs, found, tile)
 
 
 def _in_order(analysis: Analysis) -> list[Weight]:
@@ -112,6 +110,52 @@ def _by_position(
         if levels is not None:
             row[~np.isin(depth, list(levels.get(w.depth, ())))] = 0
     return {ours[i].id: (theirs[j].id, "position") for i, j in _best(scores)}
+
+
+def _of_layers(ours: Sequence[Weight], theirs: Sequence[Weight], found: Matches, tile: bool) -> Matches:
+    """What stands at the nodes of matched layers: the biases within their operators."""
+    places = {w.id: w.place for w in theirs}
+    layers = {w.place: places[found[w.id][0]] for w in ours if w.role in FAN_ROLES and w.id in found}
+    taken = {ident for ident, _ in found.values()}
+    there = {(w.place, w.role): w for w in theirs if w.role not in FAN_ROLES and w.id not in taken}
+    matches: Matches = {}
+    for w in ours:
+        other = there.get((layers.get(w.place, -1), w.role))
+        if other is not None and w.id not in found and _fits(w, other, tile):
+            matches[w.id] = (other.id, "position")
+            del there[other.place, other.role]
+    return matches
+
+
+def _left(ours: Sequence[Weight], theirs: Sequence[Weight], found: Matches, tile: bool) -> Matches:
+    taken = {ident for ident, _ in found.values()}
+    there = {w.id: w for w in theirs if w.id not in taken}
+    return {w.id: (w.id, "id") for w in ours if w.id not in found and w.id in there and _fits(w, there[w.id], tile)}
+
+
+def _fits(weight: Weight, donor: Weight, tile: bool) -> bool:
+    return not isinstance(pair(Form.of(weight), Form.of(donor), tile=tile), str)
+
+
+def _levels(ours: Sequence[Weight], depths: Mapping[str, int], found: Matches) -> dict[int, Collection[int]]:
+    """By depth of a bias, a norm or the like, the donor's depths that go with it, as matched layers tell.
+
+    What follows no matched layer has none. Where no layer has its weight (the second use of a tied one), the depths
+    between those around count.
+    """
+    layers = [w for w in ours if w.role in FAN_ROLES]
+    told: dict[int, set[int]] = {0: {0}} | {w.depth + 1: set() for w in layers}
+    for w in layers:
+        if w.id in found:
+            told[w.depth + 1].add(depths[found[w.id][0]] + 1)
+    levels: dict[int, Collection[int]] = dict(told)
+    for depth in {w.depth for w in ours} - told.keys():
+        below = max(max(there) for here, there in told.items() if here < depth and there)
+        above = min(
+            (min(there) for here, there in told.items() if here > depth and there), default=max(depths.values()) + 1
+        )
+        levels[depth] = range(below + 1, above)
+    return levels
 
 
 def _scores(ours: Sequence[Weight], theirs: Sequence[Weight], tile: bool) -> npt.NDArray[np.float32]:

@@ -33,14 +33,14 @@ def shuffle(block: Block, stream: Stream, old: Array, *, within: Literal["tensor
 def permuted(values: Array, stream: Stream) -> Array:
     """A random permutation of a flat array, by integer steps only.
 
-    Up to `CHUNK` values are sorted by 64-bit keys. More are thrown into buckets at random first, and then every bucket
+    Up to `CHUNK` values are sorted by random keys. More are thrown into buckets at random first, and then every bucket
     is permuted, so that beside the values two bytes for each are held and no more.
 
     Source: Rao: Generation of random permutations of given number of elements using random sampling numbers, Sankhya
     A 23 (1961); Sandelius: A simple randomization procedure, J. R. Stat. Soc. B 24 (1962)
     """
     if values.size <= CHUNK:
-        return values[np.argsort(stream.words(values.size), kind="stable")]
+        return values[_order(values.size, stream)]
     bits = min(16, (values.size // CHUNK).bit_length() + 1)
     starts = range(0, values.size, CHUNK)
     bucket = np.empty(values.size, np.uint16)
@@ -57,9 +57,17 @@ def permuted(values: Array, stream: Stream) -> Array:
         first = np.repeat(free - (np.cumsum(counts) - counts), counts)
         out[first + np.arange(run.size)] = values[at : at + CHUNK][order]
         free += counts
-    for begin, end in zip([0, *ends[:-1]], ends, strict=True):
-        out[begin:end] = out[begin:end][np.argsort(stream.words(end - begin), kind="stable")]
+    for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        out[begin:end] = out[begin:end][_order(end - begin, stream)]
     return out
+
+
+def _order(n: int, stream: Stream) -> npt.NDArray[np.uint64]:
+    """The numbers below n in the order of random keys; the lower bits of a key are its number, so that no two tie."""
+    low = np.uint64(max(0, n - 1).bit_length())
+    keys = (stream.words(n) >> low << low) | np.arange(n, dtype=np.uint64)
+    keys.sort()
+    return keys & ((np.uint64(1) << low) - np.uint64(1))
 
 
 @scheme("match", exact_to="bytes", piece="chunk")
@@ -118,7 +126,7 @@ def donor(
         fallback: The SPEC of what finds no donor; if not given, what it would get without this scheme.
     """
     for axis, (size, there) in enumerate(zip(block.shape, old.shape, strict=True)):
-        old = old.take(picked(size, there), axis)
+        old = old if size == there else old.take(picked(size, there), axis)
     return old
 
 

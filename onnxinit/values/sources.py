@@ -130,11 +130,10 @@ class Moved:
         one, spec = self.weight.quantised, self.entry.scheme
         old = stored_codes(self.weight, self.read) if one is not None else self.read(self.weight.path)
         old = old.reshape(self._shape)
-        out = np.empty_like(old)
         if spec.piece == "tensor" or self.weight.layout is None:
-            out[...] = spec.draw_from(Block(self._shape), stream(self.key), old)
+            out = spec.draw_from(Block(self._shape), stream(self.key), old)
         else:
-            number = 0
+            out, number = np.empty_like(old), 0
             for part in parts_of(self.weight):
                 blocks = []
                 for block in part.to_canonical(old):

@@ -29,9 +29,9 @@ def stack(widths: Sequence[int], prefix: str, bias: bool = False) -> Analysis:
     """A multilayer perceptron of some widths."""
     weights = []
     for i, (inn, out) in enumerate(itertools.pairwise(widths)):
-        weights.append(at(gemm(f"{prefix}{i}", inn, out), i))
+        weights.append(at(gemm(f"{prefix}{i}", inn, out), i, 1 + i))
         if bias:
-            weights.append(at(weight(f"{prefix}{i}.bias", "bias", (out,), "Gemm"), i + 1))
+            weights.append(at(weight(f"{prefix}{i}.bias", "bias", (out,), "Gemm"), i + 1, 1 + i))
     return analysis(*weights)
 
 
@@ -97,6 +97,27 @@ def test_layers_side_by_side_keep_their_names_in_any_order() -> None:
     ours = analysis(*(at(gemm(n, 8, 8), 0, i) for i, n in enumerate("qkv")), at(gemm("o", 8, 8), 1))
     theirs = analysis(*(at(gemm(n, 16, 16), 0, i) for i, n in enumerate("vkq")), at(gemm("o", 16, 16), 1))
     assert matched(ours, theirs) == {n: n for n in "qkvo"}
+
+
+def test_biases_of_layers_side_by_side_go_with_theirs() -> None:
+    """Two convolutions at one depth, in another order there: their kernels differ, their biases do not."""
+
+    def branches(prefix: str, first: int, second: int) -> Analysis:
+        return analysis(
+            at(conv(f"{prefix}.main", 8, 4, (3, 3)), 0, first),
+            at(weight(f"{prefix}.main.bias", "bias", (8,)), 1, first),
+            at(conv(f"{prefix}.side", 8, 4, (1, 1)), 0, second),
+            at(weight(f"{prefix}.side.bias", "bias", (8,)), 1, second),
+        )
+
+    ours, theirs = branches("a", 1, 2), branches("b", 2, 1)
+    assert matched(ours, theirs) == {w.id: "b" + w.id[1:] for w in ours.weights}
+
+
+def test_one_id_matches_in_the_end_wherever_it_stands() -> None:
+    ours = analysis(*(at(gemm(f"w{i}", 8, 8), i) for i in range(4)), at(weight("table", "positional", (1, 5, 8)), 1))
+    theirs = analysis(*(at(gemm(f"w{i}", 8, 8), i) for i in range(4)), at(weight("table", "positional", (1, 5, 8)), 3))
+    assert align(ours, theirs)["table"] == ("table", "id")
 
 
 def test_what_does_not_fit_finds_nothing() -> None:
