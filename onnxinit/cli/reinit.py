@@ -18,6 +18,7 @@ from onnxinit.errors import ModelError
 
 if TYPE_CHECKING:
     from onnxinit.reinit import Result
+    from onnxinit.signal import DataOptions
 
 
 @click.command("reinit")
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     help="The file to write. [default: MODEL with .reinit.onnx for .onnx]",
 )
 @options.plan
+@options.data
 @options.running
 @click.option("--in-place", is_flag=True, help="Write over MODEL itself.")
 @click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
@@ -63,6 +65,7 @@ def command(
     quiet: bool,
     threads: int | None,
     external_root: Path | None,
+    data_options: DataOptions,
     **asked: Any,
 ) -> None:
     """Write MODEL again with fresh weights; everything else stays as it is, byte for byte."""
@@ -89,6 +92,11 @@ def command(
                 threads=threads,
                 external_root=external_root,
                 progress=progress,
+                data=data_options.data,
+                batch_size=data_options.batch_size,
+                samples=data_options.samples,
+                dims=data_options.dims,
+                images=data_options.images,
                 **asked,
             )
         seconds = time.monotonic() - started

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,4 +137,17 @@ class Sessions:
         options.log_severity_level = 4
         options.intra_op_num_threads = self._threads or 0
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.enable_mem_pattern = False  # shapes differ from piece to piece
+        options.add_session_config_entry("session.use_env_allocators", "1")  # one arena for all
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle pools of others would compete
+        _share_arena()
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=self._providers)
+
+
+@cache
+def _share_arena() -> None:
+    """Let all sessions of the process take their memory from one arena, not each from its own."""
+    import onnxruntime as ort
+
+    kind = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(kind, ort.OrtArenaCfg({}))

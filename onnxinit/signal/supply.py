@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxinit.analysis import Analysis, Weight
-from onnxinit.model import Fresh, ModelFile
+from onnxinit.model import Fresh, ModelFile, StoredTensor
 from onnxinit.plan import REFIT, Donors, Entry, Gain, Plan, Vector
 from onnxinit.values import fresh, real_values
 
@@ -76,13 +77,7 @@ class Supply:
         if entry is None:
             values = self.file.array(path)
         else:
-            raw = _drawn(self._values(entry, path))
-            proto = TensorProto(data_type=stored.data_type, dims=stored.dims, raw_data=raw.tobytes())
-            values = (
-                numpy_helper.to_array(proto)
-                if stored.nbytes != raw.size or _packed(stored.data_type)
-                else raw.view(helper.tensor_dtype_to_np_dtype(stored.data_type)).reshape(stored.dims)
-            )
+            values = _decoded(_drawn(self._values(entry, path)), stored)
         values = values if run is None else values.reshape(-1)[run[0] : sum(run)]
         return values.astype(np.float32) if stored.data_type in _HALVES else values
 
@@ -109,8 +104,13 @@ def _drawn(values: Fresh) -> npt.NDArray[np.uint8]:
     return out
 
 
-def _packed(data_type: int) -> bool:
-    return data_type in (TensorProto.INT4, TensorProto.UINT4)
+def _decoded(raw: npt.NDArray[np.uint8], stored: StoredTensor) -> Array:
+    """The numbers of a tensor's bytes."""
+    dtype = helper.tensor_dtype_to_np_dtype(stored.data_type)
+    if math.prod(stored.dims) * dtype.itemsize == raw.size:
+        return raw.view(dtype).reshape(stored.dims)
+    packed = TensorProto(data_type=stored.data_type, dims=stored.dims, raw_data=raw.tobytes())
+    return numpy_helper.to_array(packed)
 
 
 def times(gain: Gain, factor: float | Vector) -> Gain:
