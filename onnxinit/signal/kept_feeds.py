@@ -1,9 +1,11 @@
-"""Feeds that are iterated over many times: small ones are kept, large ones read again."""
+"""Feeds that are iterated over many times: small ones are kept, large ones read again; 16-bit floats become float32."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 _MOST = 1 << 28  # bytes that are kept
 
@@ -29,7 +31,7 @@ class KeptFeeds:
             return
         kept: list[Mapping[str, Any]] = []
         samples = nbytes = 0
-        for feed in self._feeds:
+        for feed in map(_wide, self._feeds):
             samples += next((len(a) for a in feed.values() if a.ndim), 1)
             nbytes += sum(a.nbytes for a in feed.values())
             if nbytes <= _MOST:
@@ -40,3 +42,8 @@ class KeptFeeds:
         self.samples = samples
         if nbytes <= _MOST:
             self._kept = kept
+
+
+def _wide(feed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A feed as a program takes it, which has no 16-bit floats."""
+    return {n: a.astype(np.float32) if a.dtype.name in ("float16", "bfloat16") else a for n, a in feed.items()}

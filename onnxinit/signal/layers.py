@@ -74,6 +74,7 @@ class Layer:
         bias: Name of a stored bias that the step or the next one adds, "" where there is none.
         later: Whether the next step adds it.
         channels: The output's axis that the units run along, None where it is not known.
+        joined: Other weights that the operand is joined from, which are scaled with this one.
     """
 
     weight: Weight
@@ -86,6 +87,7 @@ class Layer:
     bias: str = ""
     later: bool = False
     channels: int | None = None
+    joined: list[Weight] = field(default_factory=list)
 
     def remade(self, program: Program) -> list[Step]:
         """The steps that run anew when the weight changes: from it to the operand, and from there to the output."""
@@ -135,7 +137,24 @@ def find_layers(program: Program, analysis: Analysis, weights: Iterable[Weight])
         if not layers:
             body = inner.get(weight.path)
             missed[weight.id] = next(iter(reasons), f"inside the body of {body.label}" if body else "no step reads it")
-    return Layers(sorted(found, key=lambda layer: (layer.step.place, layer.at)), missed)
+    return Layers(sorted(_join(found), key=lambda layer: (layer.step.place, layer.at)), missed)
+
+
+def _join(layers: Iterable[Layer]) -> list[Layer]:
+    """Make one layer of those whose weights are joined to one operand (Q, K and V, the gates of a cell)."""
+    apart: list[Layer] = []
+    together: dict[tuple[Step, int], Layer] = {}
+    for layer in layers:
+        joint = next((step for step in layer.chain if step.op == "Concat"), None)
+        if joint is None:
+            apart.append(layer)
+        elif (first := together.setdefault((layer.step, layer.at), layer)) is not layer:
+            first.joined.append(layer.weight)
+    for layer in together.values():
+        joint = next(step for step in layer.chain if step.op == "Concat")
+        layer.exact = layer.exact and len(layer.joined) + 1 >= len(joint.inputs)  # else a part of it stays
+        layer.channels = None
+    return apart + list(together.values())
 
 
 class _Tracer:

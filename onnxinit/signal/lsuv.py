@@ -135,20 +135,17 @@ class _Sweep:
         if layer.weight.id in self._set:
             self._look(layer, "later use", "its first use decided the scale")
         elif layer.inside:
-            self._inside(layer, self._near_one(layer.weight, entry))
+            self._inside(layer, self._near_one(layer, entry))
         elif layer.exact:
-            self._exact(layer, self._near_one(layer.weight, entry))
+            self._exact(layer, self._near_one(layer, entry))
         else:
-            self._iterate(layer, self._near_one(layer.weight, entry))
-        self._set.add(layer.weight.id)
+            self._iterate(layer, self._near_one(layer, entry))
+        self._set.update(weight.id for weight in (layer.weight, *layer.joined))
 
-    def _near_one(self, weight: Weight, entry: Entry) -> Entry:
+    def _near_one(self, layer: Layer, entry: Entry) -> Entry:
         """The entry scaled to give outputs near 1, where it would give such as no float holds."""
-        guess = (entry.std or 0.0) * math.sqrt(weight.fan_in or 1.0)
-        if guess and not 1 / _FAR < guess < _FAR:
-            entry = replace(entry, gain=times(entry.gain, 1 / guess), std=None)
-            self.supply.set(entry)
-        return entry
+        guess = (entry.std or 0.0) * math.sqrt(layer.weight.fan_in or 1.0)
+        return entry if not guess or 1 / _FAR < guess < _FAR else self._scale(layer, entry, 1 / guess)
 
     def _exact(self, layer: Layer, entry: Entry) -> None:
         engine = self.walk.engine
@@ -170,10 +167,19 @@ class _Sweep:
         shift = self._shift(layer, output, scale) if self._flag(layer, "center") and status == "set" else None
         if isinstance(shift, str):
             note, shift = shift, None
-        self.supply.set(replace(entry, gain=times(entry.gain, _factor(scale, axis)), std=None))
+        self._scale(layer, entry, _factor(scale, axis))
         output.apply(scale, shift)
         after, mean = output.moments(scale, shift)
         self._found(layer, status, output.std, after, mean, 1, note)
+
+    def _scale(self, layer: Layer, entry: Entry, factor: Gain) -> Entry:
+        """Settle the gain of a weight, and of those that are joined to one operand with it; the entry as it is then."""
+        scaled = replace(entry, gain=times(entry.gain, factor), std=None)
+        self.supply.set(scaled)
+        for other in (self.supply.entry(weight.path) for weight in layer.joined):
+            if other is not None:
+                self.supply.set(replace(other, gain=times(other.gain, factor), std=None))
+        return scaled
 
     def _shift(self, layer: Layer, output: Output, scale: Numbers) -> Numbers | str:
         """The bias that centres a layer's output, which the plan gets; or why there is none."""
@@ -198,20 +204,19 @@ class _Sweep:
         made = {n for step in remade for n in step.outputs}
         engine.compute([n for step in remade for n in step.inputs if n and n not in made])
         tol, most = self._number(layer.weight.id, "tol"), int(self._number(layer.weight.id, "max_iter"))
-        first, stds = entry, list[float]()
+        first, stds = float(entry.gain) if isinstance(entry.gain, float) else 1.0, list[float]()
         while True:
             engine.again(remade, [layer.output])
             stds.append(Output(layer, engine, False).std)
             near = abs((stds[-1] / target) ** 2 - 1) <= tol
             if near or len(stds) == most or not 0 < stds[-1] < math.inf or _stuck(stds):
                 break
-            entry = replace(entry, gain=times(entry.gain, target / stds[-1]), std=None)
-            self.supply.set(entry)
+            entry = self._scale(layer, entry, target / stds[-1])
         engine.finish([step for step in remade if step.place >= layer.step.place], [])
         note = ""
         if not near and _stuck(stds):
             note = "scaling its weight does not change its output: the graph normalises it"
-            self.supply.set(first)
+            self._scale(layer, entry, first / entry.gain if isinstance(entry.gain, float) else 1.0)
         dead = not near and stds[-1] == 0
         status: Status = "set" if near else "dead" if dead else "not converged"
         self._found(layer, status, stds[0], stds[-1], None, len(stds), note)
@@ -234,7 +239,7 @@ class _Sweep:
             self._found(layer, "dead", whole, whole, None, 1, "its input is constant")
             return
         scale = np.repeat(target / stds, weight.shape[1] * len(matrix) // gates) if axis else np.asarray(target / whole)
-        self.supply.set(replace(entry, gain=times(entry.gain, _factor(scale, axis)), std=None))
+        self._scale(layer, entry, _factor(scale, axis))
         self._found(layer, "set", whole, target, None, 1, note)
 
     def _matrix(self, layer: Layer) -> Floats:
@@ -267,7 +272,8 @@ class _Sweep:
         note: str,
     ) -> None:
         step = layer.step
-        self.findings.append(Finding(layer.weight.id, step.op, step.node.name, status, before, after, mean, runs, note))
+        for weight in (layer.weight, *layer.joined):
+            self.findings.append(Finding(weight.id, step.op, step.node.name, status, before, after, mean, runs, note))
 
 
 def _stuck(stds: list[float]) -> bool:
