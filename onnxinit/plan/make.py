@@ -95,11 +95,11 @@ def make_plan(
 
 def _steadied(analysis: Analysis, drawn: Mapping[str, Entry | Left]) -> dict[str, Entry]:
     """The entries of sparse layers anew, where there are so many without norms that the signal would overflow."""
-    owners = {e.id: analysis.by_id[e.draws_as] for e in drawn.values() if isinstance(e, Entry)}
-    made = [e for e in drawn.values() if isinstance(e, Entry) and swells(e.scheme, owners[e.id])]
-    if not analysis.normless or len(made) < DEEP:
+    sparse = [e for e in drawn.values() if isinstance(e, Entry) and e.scheme.name == "sparse"]
+    pairs = [(e, owner) for e in sparse if swells(e.scheme, owner := analysis.by_id[e.draws_as])]
+    if not analysis.normless or len(pairs) < DEEP:
         return {}
-    anew = [(e, entry_of(owner := owners[e.id], steady(e.scheme, owner), e.why + STEADY)) for e in made]
+    anew = [(e, entry_of(owner, steady(e.scheme, owner), e.why + STEADY)) for e, owner in pairs]
     return {old.id: replace(new, id=old.id, role=old.role, shape=old.shape) for old, new in anew}
 
 

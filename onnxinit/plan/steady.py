@@ -19,8 +19,8 @@ STEADY = "; with the std that keeps the variance, since the network is deep and 
 
 
 def swells(spec: Spec, weight: Weight) -> bool:
-    """Whether a layer makes the signal larger than it came: sparse, of no std in particular, after no bounds."""
-    if spec.name != "sparse" or spec.values["std"] is not None or weight.role not in ("weight", "input_weight"):
+    """Whether a sparse layer makes the signal larger than it came: of no std in particular, after no bounds."""
+    if spec.values["std"] is not None or weight.role not in ("weight", "input_weight"):
         return False
     return not all(activation.bounded for activation in weight.upstream) and _heard(spec, weight) > 0
 

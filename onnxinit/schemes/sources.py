@@ -43,17 +43,18 @@ def permuted(values: Array, stream: Stream) -> Array:
         return values[_order(values.size, stream)]
     bits = min(16, (values.size // CHUNK).bit_length() + 1)
     starts = range(0, values.size, CHUNK)
-    bucket = np.empty(values.size, np.uint16)
+    bucket, sizes = np.empty(values.size, np.uint16), np.zeros(1 << bits, np.int64)
     for at in starts:
         run = bucket[at : at + CHUNK]
         run[...] = stream.words(run.size) >> np.uint64(64 - bits)
-    ends = np.cumsum(np.bincount(bucket, minlength=1 << bits))
+        sizes += np.bincount(run, minlength=sizes.size)
+    ends = np.cumsum(sizes)
     free = np.concatenate([[0], ends[:-1]])
     out = np.empty_like(values)
     for at in starts:
         run = bucket[at : at + CHUNK]
         order = np.argsort(run, kind="stable")
-        counts = np.bincount(run, minlength=1 << bits)
+        counts = np.bincount(run, minlength=sizes.size)
         first = np.repeat(free - (np.cumsum(counts) - counts), counts)
         out[first + np.arange(run.size)] = values[at : at + CHUNK][order]
         free += counts

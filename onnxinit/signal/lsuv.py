@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from onnxinit.signal.statistics import gate_moments
 from onnxinit.signal.supply import Supply, times
 from onnxinit.signal.walk import PLAIN, Running, Walk
 
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.float64]
 
 _FAR = 1e3  # how far from 1 the std of an output may be guessed before its weight is scaled beforehand

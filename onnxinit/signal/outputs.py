@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from onnxinit.signal.findings import Status
 from onnxinit.signal.layers import Layer
 from onnxinit.signal.statistics import Moments, channel_moments, moments_of
 
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.float64]
 
 
@@ -74,7 +75,8 @@ class Output:
         if not np.isfinite(variance).all() or not variance.any():
             return None
         if variance.ndim:  # within a channel the bias is constant
-            return np.divide(target, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
+            scale: Numbers = np.divide(target, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
+            return scale
         v, (_, b, c) = float(variance), self._b
         inside = c * c - v * (b - target * target)
         s = (math.sqrt(inside) - c) / v if inside >= 0 else 0.0

@@ -227,7 +227,7 @@ def _pointwise(
     if node.op != "Add" or len(node.inputs) != 2:
         return []
     shift = constants.constant(node.inputs[1 - at])  # a number for each place, such as where a field's rows begin
-    most = float(np.max(shift)) if shift is not None and shift.size else math.nan
+    most = float(np.asarray(shift, np.float64).max()) if shift is not None and shift.size else math.nan
     return [(v, (pair[0] + most, pair[1] + most)) for v in node.outputs]
 
 

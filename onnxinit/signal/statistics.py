@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.floating]
+Array = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.float64]
 
 _RUN = 1024  # values whose float32 sum keeps six digits; runs are added in float64

@@ -141,7 +141,8 @@ def stored_codes(weight: Weight, read: Read, run: tuple[int, int] | None = None)
         return read(weight.path, run).reshape(-1)
     first, count = run or (0, math.prod(one.shape))  # two to an element
     both = read(weight.path, (first // 2, (count + 1) // 2)).astype(np.uint8)
-    return np.stack([both & 15, both >> 4], axis=-1).reshape(-1)[:count]
+    halves: npt.NDArray[np.generic] = np.stack([both & 15, both >> 4], axis=-1).reshape(-1)
+    return halves[:count]
 
 
 def real_values(weight: Weight, read: Read, run: tuple[int, int] | None = None) -> npt.NDArray[np.float32]:
