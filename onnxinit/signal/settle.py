@@ -50,7 +50,6 @@ def settle(
         file: The model.
         told: The data and how it is run.
         donors: The models that entries are taken from.
-        donors: Opens the models that weights are taken from.
 
     Returns:
         A plan without pending entries, and what was found; the plan as it is, and None, where nothing was to do.

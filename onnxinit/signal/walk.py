@@ -157,10 +157,8 @@ class Walk:
         taken = {bool(np.asarray(value).reshape(-1)[0]) for value in self.engine.values(condition)}
         if len(taken) != 1:
             self._closed.add(step)
-            read = [self.program.stored.get(name, "") for name in step.inputs]
-            self._leave(
-                [*step.inner, *read], f"inside {step.label}, whose branches some batches take and others do not"
-            )
+            held = [*step.inner, *(self.program.stored.get(name, "") for name in step.inputs)]
+            self._leave(held, f"inside {step.label}, whose branches some batches take and others do not")
             return
         name = "then_branch" if taken.pop() else "else_branch"
         branches: dict[str, GraphProto] = {a.name: a.g for a in step.node.attribute}
