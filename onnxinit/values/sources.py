@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -49,14 +50,14 @@ class Source:
             return [whole]
         if self._pairing is not None and self._pairing.shape:
             whole = whole.reshape(self._pairing.shape)
-        blocks: list[Floats] = [b for part in parts_of(self._held) for b in _floats(part.to_canonical(whole))]
+        blocks = [cast(Floats, b) for part in parts_of(self._held) for b in part.to_canonical(whole)]
         blocks = blocks or [whole]
         return [blocks[i] for i in self._pairing.blocks] if self._pairing is not None else blocks
 
     def _real(self, run: tuple[int, int] | None) -> Floats:
         if self._held.quantised is not None:
             return real_values(self._held, self._read, run)
-        return narrowed(_floats(self._read(self._held.path, run)), self._weight.dtype)
+        return narrowed(cast(Floats, self._read(self._held.path, run)), self._weight.dtype)
 
     @property
     def moments(self) -> tuple[float, float]:
@@ -87,11 +88,6 @@ class Source:
         if not math.isfinite(mean + squares):
             raise SchemeError("not all of its values are finite, so that they have no mean; take another scheme")
         return mean + (first or 0.0), math.sqrt(squares / max(1, count))
-
-
-def _floats(values: Array) -> Floats:
-    """A view of values that are floats, for the type checker."""
-    return values  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, slots=True)
