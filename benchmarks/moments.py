@@ -2,7 +2,8 @@
 
 Every model of a folder gets fresh weights by a scheme (analytic if not given) with several seeds, each time on another
 feed of standard normal values, and runs in ONNX Runtime. The output of every layer, before its bias where that is
-apart, is compared with what the moments by rule predict: the standard deviation over all elements and seeds.
+apart, is compared with what the moments by rule predict: the standard deviation over all elements and seeds. Narrow
+layers differ from draw to draw: seeds are added until nine standard errors in ten are below 3 %, or `--most` are drawn.
 
 FOLDER holds `NAME.onnx` with `NAME.truth.json`, whose `inputs` say what to feed, and `materialize.py`, which writes the
 data that the files refer to; without them, feeds are made from the types of the inputs.
@@ -35,6 +36,7 @@ from onnxinit.values import fresh
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 CLOSE = 0.10
+SHARP = 0.03
 
 
 @dataclass
@@ -142,19 +144,24 @@ def by_hand(node: Any, x: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndar
 
 def measure(
     model: onnx.ModelProto, analysis: Analysis, file: ModelFile, plan: Plan, predictions: Predictions,
-    inputs: list[dict[str, Any]], seeds: int,
+    inputs: list[dict[str, Any]], seeds: int, most: int,
 ) -> dict[str, Tally]:  # fmt: skip
     wanted = list(layer_nodes(model, predictions))
     names = sorted({name for _, fetch, _ in wanted for name in fetch})
     fed = {i.name for i in model.graph.input}
     tallies: dict[str, Tally] = {}
-    for seed in range(seeds):
+    for seed in range(most):
+        errors = sorted(t.error for t in tallies.values())
+        if seed >= seeds and seed % 4 == 0 and errors[: max(1, len(errors) * 9 // 10)][-1] < SHARP:
+            break
         drawn = build(file, fresh(replace(plan, seed=seed), analysis, file.array), metadata=None)
         weights = {}
         if any(node is not None for *_, node in wanted):
             weights = {t.name: numpy_helper.to_array(t) for t in drawn.graph.initializer}
         del drawn.graph.output[:]
         fetched = [n for n in names if n not in fed]
+        if not fetched and not names:
+            break
         drawn.graph.output.extend(onnx.ValueInfoProto(name=n) for n in fetched)
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -173,7 +180,9 @@ def measure(
     return tallies
 
 
-def compare(path: Path, folder: Path, scratch: Path, scheme: str, seeds: int) -> list[tuple[Prediction, Tally | None]]:
+def compare(
+    path: Path, folder: Path, scratch: Path, scheme: str, seeds: int, most: int
+) -> list[tuple[Prediction, Tally | None]]:
     truth = path.with_suffix("").with_suffix(".truth.json") if path.suffix == ".onnx" else None
     held = json.loads(truth.read_text()) if truth is not None and truth.exists() else None
     model = load(path, folder, scratch)
@@ -190,7 +199,7 @@ def compare(path: Path, folder: Path, scratch: Path, scheme: str, seeds: int) ->
         print(f"  without a rule: {dict(predictions.without_rule)}")
     if predictions.unreached:
         print(f"  not reached: {', '.join(predictions.unreached[:4])} ({len(predictions.unreached)})")
-    tallies = measure(model, analysis, file, plan, predictions, inputs, seeds)
+    tallies = measure(model, analysis, file, plan, predictions, inputs, seeds, most)
     return [(p, tallies.get(p.id)) for p in predictions.layers]
 
 
@@ -199,16 +208,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scheme", default="analytic")
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--only", default="*", help="a glob on the names of the models")
+    parser.add_argument("--most", type=int, default=64)
+    parser.add_argument("--only", nargs="*", default=["*"], help="globs on the names of the models")
     parser.add_argument("--all", action="store_true", help="print every layer, not those alone that are further off")
     args = parser.parse_args()
     total = close = unmeasured = 0
     rows: list[tuple[str, int, int]] = []
-    for path in sorted(args.folder.glob(f"{args.only}.onnx")):
+    for path in sorted({p for only in args.only for p in args.folder.glob(f"{only}.onnx")}):
         with tempfile.TemporaryDirectory() as scratch:
             print(path.stem, flush=True)
             try:
-                found = compare(path, args.folder, Path(scratch), args.scheme, args.seeds)
+                found = compare(path, args.folder, Path(scratch), args.scheme, args.seeds, args.most)
             except Exception as e:  # whatever a model does; the list goes on
                 print(f"  failed: {type(e).__name__}: {str(e)[:300]}")
                 continue
@@ -224,7 +234,7 @@ def main() -> None:
                 )
         rows.append((path.stem, good, len(measured)))
         total, close = total + len(measured), close + good
-    print(f"\nwithin {CLOSE:.0%}, scheme {args.scheme}, {args.seeds} seeds")
+    print(f"\nwithin {CLOSE:.0%}, scheme {args.scheme}, {args.seeds} to {args.most} seeds")
     for name, good, count in rows:
         if good < 0.9 * count:
             print(f"  {name:40} {good:4} of {count:4}")

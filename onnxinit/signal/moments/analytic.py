@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxinit.analysis import PARAMETER_ROLES, Analysis
@@ -17,6 +17,7 @@ from onnxinit.signal.moments.carry import Layer, Sweep
 from onnxinit.signal.moments.moments import Moments, constant, normal
 
 NAME = "analytic"
+_SHOWN = 3
 _DIGITS = 9  # of a gain: quadrature is the same to some 1e-12 everywhere
 
 
@@ -123,6 +124,61 @@ def predict(
     return work.predictions(work.swept(input_mean, input_var, inputs or {}))
 
 
+def by_moments(
+    plan: Plan,
+    analysis: Analysis,
+    *,
+    input_mean: float | None = None,
+    input_var: float | None = None,
+    inputs: Callable[[], Mapping[str, tuple[float, float]]] | None = None,
+    recalibrated: bool = False,
+) -> Plan:
+    """A plan with its analytic entries settled, and warnings of what a reader should know of that.
+
+    Args:
+        plan: The plan, given back as it is where no entry is analytic.
+        analysis: The model.
+        input_mean: The mean of every float input, 0 if not given.
+        input_var: Its variance, 1 if not given.
+        inputs: Measures mean and variance of each input by name; asked where neither is given.
+        recalibrated: As for `analytic`.
+
+    Raises:
+        SchemeError: As `analytic`.
+    """
+    if not any(_Work.waits(e) for e in plan.entries):
+        return plan
+    measured = inputs() if inputs is not None and input_mean is None and input_var is None else {}
+    settled, made = analytic(
+        plan,
+        analysis,
+        input_mean=0.0 if input_mean is None else input_mean,
+        input_var=1.0 if input_var is None else input_var,
+        inputs=measured,
+        recalibrated=recalibrated,
+    )
+    waiting = {e.id for e in plan.entries if _Work.waits(e)}
+    return replace(settled, warnings=(*plan.warnings, *_warnings(made, waiting)))
+
+
+def _warnings(made: Predictions, waiting: Collection[str]) -> Iterator[str]:
+    left = [i for i in made.unreached if i in waiting]
+    if left:
+        yield f"analytic: no rule reaches the layers of {_some(left)}, which keep the gain of their base"
+    for note in dict.fromkeys(p.note for p in made.layers if p.note and p.id in waiting):
+        yield f"analytic: {_some([p.id for p in made.layers if p.note == note])}: {note}"
+    if made.without_rule:
+        ops = ", ".join(f"{op} ({n})" for op, n in made.without_rule)
+        yield f"analytic: there is no rule for {ops}; moments were passed on as they came"
+    if made.loops and waiting:
+        yield "analytic: of loops one iteration is followed, from their first states"
+
+
+def _some(ids: Sequence[str]) -> str:
+    more = len(ids) - _SHOWN
+    return ", ".join(ids[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 class _Work:
     """A plan on its way through a graph."""
 
@@ -193,12 +249,11 @@ class _Work:
     def settled(self, entry: Entry) -> Entry:
         """An analytic entry with its gain."""
         layer, base = self._layers[entry.id], self._bases[entry.id]
-        why = f"{entry.why}; {base.scheme} scaled by moments"
         if not layer.outputs or layer.note or isinstance(base.gain, Vector):
             return replace(base, why=f"{entry.why}; {layer.note or 'no rule reaches its layer'}")
         gain = float(f"{base.gain * layer.gain:.{_DIGITS}g}")
         weight = self._analysis.by_id[entry.id]
-        return replace(base, gain=gain, std=asked_std(weight, base.scheme, gain), why=why)
+        return replace(base, gain=gain, std=asked_std(weight, base.scheme, gain), why=entry.why)
 
     def predictions(self, sweep: Sweep) -> Predictions:
         found: list[tuple[int, Prediction]] = []
