@@ -19,7 +19,8 @@ from onnxinit.model import ModelFile, build, write
 from onnxinit.plan import Donors, Left, Plan, fit_plan, make_plan
 from onnxinit.report import Inspection
 from onnxinit.schemes import Spec
-from onnxinit.signal import Calibration, DataOptions, ImageOptions, Running, Signal, settle
+from onnxinit.signal import Calibration, DataOptions, ImageOptions, Running, Signal, model_inputs, settle
+from onnxinit.signal.moments import by_moments, input_moments
 from onnxinit.values import fresh
 
 METADATA_KEY = "onnxinit"
@@ -74,6 +75,8 @@ def reinit(
     strict: bool = False,
     provider: str | None = None,
     spill: File | None = None,
+    input_mean: float | None = None,
+    input_var: float | None = None,
     metadata: bool = True,
     force: bool = False,
     in_place: bool = False,
@@ -108,6 +111,9 @@ def reinit(
         strict: Whether a weight that could not be scaled is an error.
         provider: The execution provider of ONNX Runtime that runs the model; the processor's if not given.
         spill: A folder for activations that are held between layers; memory if not given.
+        input_mean: The mean of the float inputs for schemes that carry moments (analytic, and auto in a network
+            without norms); that of the data if it is given, else 0.
+        input_var: Their variance; that of the data if it is given, else 1.
         metadata: Whether the model's metadata tells how its weights were made, under the key "onnxinit".
         force: Whether an existing file may be overwritten.
         in_place: Whether the input may be overwritten; it is where no output is given.
@@ -125,7 +131,10 @@ def reinit(
         DataError: The data does not fit the model.
         ExpectationError: With `strict`, a weight could not be scaled.
     """
-    asked = _Asked(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan, cascade)
+    asked = _Asked(
+        *(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan, cascade),
+        *(input_mean, input_var),
+    )
     workers = _threads(threads)
     told = Calibration(
         DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions()),
@@ -137,6 +146,7 @@ def reinit(
     analysis = analyse(file)
     donors = Donors(None if external_root is None else Path(external_root))
     made, signal = asked.plan_for(analysis, donors), None
+    made = asked.by_moments(made, analysis, None if data is None else (file, told))
     if not dry_run:
         made, signal = settle(made, analysis, file, told, donors)
     if strict and signal is not None:
@@ -167,6 +177,8 @@ def inspect(
     allow_unmatched: bool = False,
     cascade: int | None = None,
     plan: Plan | File | None = None,
+    input_mean: float | None = None,
+    input_var: float | None = None,
     external_root: File | None = None,
 ) -> Inspection:
     """Say of every tensor what it is, and what `reinit` would do to it with the same arguments.
@@ -177,11 +189,14 @@ def inspect(
         ModelError: The model cannot be read.
         SchemeError: A scheme, rule, pattern, seed or plan is wrong.
     """
-    asked = _Asked(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan, cascade)
+    asked = _Asked(
+        *(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan, cascade),
+        *(input_mean, input_var),
+    )
     file = _open(model, external_root)
     analysis = analyse(file)
     donors = Donors(None if external_root is None else Path(external_root))
-    return Inspection.of(file, analysis, asked.plan_for(analysis, donors))
+    return Inspection.of(file, analysis, asked.by_moments(asked.plan_for(analysis, donors), analysis))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +211,26 @@ class _Asked:
     allow_unmatched: bool
     plan: Plan | File | None
     cascade: int | None
+    input_mean: float | None = None
+    input_var: float | None = None
+
+    def by_moments(self, made: Plan, analysis: Analysis, fed: tuple[ModelFile, Calibration] | None = None) -> Plan:
+        """The plan with its analytic entries settled: by the moments given, else those of the data, else 0 and 1."""
+
+        def measured() -> Mapping[str, tuple[float, float]]:
+            if fed is None:
+                return {}
+            file, told = fed
+            return input_moments(told.data.open(model_inputs(file.proto), made.seed))
+
+        return by_moments(
+            made,
+            analysis,
+            input_mean=self.input_mean,
+            input_var=self.input_var,
+            inputs=measured,
+            recalibrated=fed is not None and bool(fed[1].recalibrate),
+        )
 
     def plan_for(self, analysis: Analysis, donors: Donors) -> Plan:
         if self.plan is not None:
@@ -219,8 +254,12 @@ class _Asked:
         """The arguments that were given, as JSON values."""
         scheme = None if self.scheme is None else str(self.scheme)
         several = {"rules": self.rules, "include": self.include, "exclude": self.exclude}
-        given = {"scheme": scheme, "seed": self.seed, **{k: list(v) or None for k, v in several.items()}}
-        given["cascade"] = self.cascade
+        given: dict[str, object] = {
+            "scheme": scheme,
+            "seed": self.seed,
+            **{k: list(v) or None for k, v in several.items()},
+        }
+        given |= {"cascade": self.cascade, "input_mean": self.input_mean, "input_var": self.input_var}
         return {k: v for k, v in given.items() if v is not None}
 
 

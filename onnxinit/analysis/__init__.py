@@ -1,6 +1,7 @@
 """What each tensor of a model is: role, layout, fans, activations around it, or why it is kept."""
 
 from onnxinit.analysis.analyse import analyse
+from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.quantisation import zero_points
 from onnxinit.analysis.weight import (
     FAN_ROLES,
@@ -24,6 +25,7 @@ __all__ = [
     "ROLES",
     "Activation",
     "Analysis",
+    "Graph",
     "Kept",
     "Layout",
     "Part",

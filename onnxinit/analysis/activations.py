@@ -202,25 +202,42 @@ _FUSING = frozenset({"", "com.microsoft", "com.microsoft.nchwc", "com.ms.interna
 
 def fused(node: Node) -> Activation | None:
     """The activation inside a fused operator: of a layer, on its output; of BiasGelu and its kin, on input and bias."""
+    if (kind := _within(node)) is None:
+        return None
+    if kind in NAMED:
+        return NAMED[kind]
+    f = function_within(node)
+    return Activation("other") if f is None else _read(f)
+
+
+def function_within(node: Node) -> Expression | None:
+    """The pointwise function inside a fused operator, None where there is none or it is not known."""
+    kind = _within(node)
+    return None if kind is None or kind not in POINTWISE else _expression(*kind, _settings(node, kind[1]))
+
+
+def _within(node: Node) -> tuple[str, str] | None:
+    """Domain and operator of the activation inside a fused operator."""
     if node.domain not in _FUSING:
         return None
     if node.op in AFTER_BIAS or node.op in _WITHIN:
-        return _operator(*(AFTER_BIAS.get(node.op) or _WITHIN[node.op]), node.attributes)
+        return AFTER_BIAS.get(node.op) or _WITHIN[node.op]
     kind = node.string_attribute("activation")
     kind = _SPELLED.get(kind.lower(), kind)
-    if not kind:
-        return None
-    if ("", kind) in NAMED:
-        return NAMED["", kind]
-    if ("", kind) not in POINTWISE:
-        return Activation("other")
+    return ("", kind) if kind else None
+
+
+def _settings(node: Node, kind: str) -> Mapping[str, AttributeProto]:
+    """The attributes that the activation inside a fused operator would have as one of its own."""
+    if node.op in AFTER_BIAS or node.op in _WITHIN:
+        return node.attributes
     given = node.attributes.get("activation_params")
     names = _PARAMETERS.get(kind, ())
     parameters = dict(zip(names, given.floats if given is not None else (), strict=False))
     for n in ("alpha", "beta"):
         if n in names and (held := node.attributes.get(f"activation_{n}")) is not None:
             parameters[n] = held.f
-    return by_name(kind, *(parameters[n] for n in names if n in parameters))
+    return {n: make_attribute(n, float(x)) for n, x in parameters.items()}
 
 
 def by_name(operator: str, *parameters: float) -> Activation:
@@ -231,11 +248,15 @@ def by_name(operator: str, *parameters: float) -> Activation:
         parameters: Its float attributes in the order of the specification; the rest have their defaults.
     """
     names = _PARAMETERS.get(operator, ())
-    return _operator("", operator, {n: make_attribute(n, float(x)) for n, x in zip(names, parameters, strict=False)})
+    given = {n: make_attribute(n, float(x)) for n, x in zip(names, parameters, strict=False)}
+    return _read(_expression("", operator, given))
 
 
-def _operator(domain: str, op: str, attributes: Mapping[str, AttributeProto]) -> Activation:
+def _expression(domain: str, op: str, attributes: Mapping[str, AttributeProto]) -> Expression:
     operands = (Expression(), PRELU_SLOPE) if op == "PRelu" else (Expression(),)
-    f = Expression(Node(op, domain, "", "", [], [], attributes), operands)
+    return Expression(Node(op, domain, "", "", [], [], attributes), operands)
+
+
+def _read(f: Expression) -> Activation:
     name, slope = named(f) or ("other", None)
     return LINEAR if f.affine is not None else activation(name, f, slope)

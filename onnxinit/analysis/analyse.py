@@ -17,6 +17,7 @@ from onnxinit import plugins
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
+from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.keeping import attribute_lists, made_at_run_time, stored_aside, unused_id
 from onnxinit.analysis.levels import with_levels
 from onnxinit.analysis.norms import find_norms
@@ -94,11 +95,13 @@ def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Anal
         if any(node.domain not in DOMAINS for node in view.nodes):
             plugins.load_plugins(plugins.OPERATORS)
         fill_shapes(view)
-        constants = Constants(Reader(file))
+        read = Reader(file)
+        constants = Constants(read)
         norms = find_norms(view, constants)
-        walker = Walker(view, norms, Flow(view), Reader(file), operators)
+        walker = Walker(view, norms, Flow(view), read, operators)
         tensors = _name_cells(view, _read_all(file, view, walker))
-        return _Assembly(file, tensors, Surroundings(view, constants, norms)).analysis(view.nodes, walker, bool(norms))
+        assembly = _Assembly(file, tensors, Surroundings(view, constants, norms))
+        return replace(assembly.analysis(view.nodes, walker, bool(norms)), graph=assembly.graph(view, constants, read))
 
 
 @contextlib.contextmanager
@@ -232,6 +235,14 @@ class _Assembly:
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
         return Analysis(tuple(weights), tuple(kept), normless, depth)
+
+    def graph(self, view: GraphView, constants: Constants, read: Reader) -> Graph:
+        """Where the weights meet the graph."""
+        sites = {
+            self._ids[path]: tuple(f.site for f in tensor.found if isinstance(f.verdict, Reading))
+            for path, tensor in self._tensors.items()
+        }
+        return Graph(view, sites, self._ids, constants, read)
 
     def _fitted(self, path: str, tensor: _Tensor, role: str, uses: tuple[Use, ...]) -> Weight:
         """A tensor of scales or zero points that follows the quantised weights."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from onnx import numpy_helper
 
 from onnxinit.analysis.view import Node
 from onnxinit.analysis.windows import slide, spread
@@ -29,7 +30,7 @@ _SAME = frozenset(
         "InstanceNormalization", "GroupNormalization", "QuantizeLinear", "DequantizeLinear", "@If", "@Exit", "@Carry",
         "Sin", "Cos", "Not", "Floor", "Ceil", "Round", "Sign", "Swish", "ThresholdedRelu", "LpNormalization", "LRN",
         "CumSum", "ReverseSequence", "Trilu", "Hardmax", "Shrink", "IsNaN", "MeanVarianceNormalization", "ScatterND",
-        "ScatterElements", "DynamicQuantizeLinear", "SimplifiedLayerNormalization", "SkipLayerNormalization",
+        "ScatterElements", "SimplifiedLayerNormalization", "SkipLayerNormalization",
         "SkipSimplifiedLayerNormalization", "FastGelu", "BiasGelu", "QuickGelu", "BiasAdd",
     }
 )  # fmt: skip
@@ -256,6 +257,18 @@ def _same_rank(node: Node, known: dict[int, Known]) -> _Shapes:
     return [(None,) * len(_first(node))]
 
 
+def _resize(node: Node, known: dict[int, Known]) -> _Shapes:
+    shape, sizes = _first(node), known.get(id(node.input(3)))
+    if sizes is not None and sizes.size == len(shape):
+        return [tuple(_element(x) for x in np.ravel(sizes))]
+    given = node.input(1 if node.op == "Upsample" or len(node.inputs) == 2 else 2)
+    proto = given.proto if given is not None else None
+    scales = np.ravel(numpy_helper.to_array(proto)) if proto is not None and not proto.external_data else np.zeros(0)
+    if scales.size != len(shape) or "axes" in node.attributes:
+        return _same_rank(node, known)
+    return [tuple(None if n is None else math.floor(n * float(x)) for n, x in zip(shape, scales, strict=True))]
+
+
 def _recurrent(node: Node, known: dict[int, Known]) -> _Shapes:
     (t, n, _), (dirs, _, h) = _first(node, 0), _first(node, 2)
     if node.int_attribute("layout", 0):
@@ -309,18 +322,50 @@ def _einsum(node: Node, known: dict[int, Known]) -> _Shapes:
     return [tuple(letters[c] for c in result)]
 
 
+def _nbits(node: Node, known: dict[int, Known]) -> _Shapes:
+    return [(*_first(node)[:-1], node.int_attribute("N", 0) or None)]
+
+
+def _attention(node: Node, known: dict[int, Known]) -> _Shapes:
+    x, w = _first(node, 0), _first(node, 1)
+    sizes = node.ints_attribute("qkv_hidden_sizes")
+    return [(*x[:-1], sizes[2] if sizes else None if w[-1] is None else w[-1] // 3)]
+
+
+def _headed_attention(node: Node, known: dict[int, Known]) -> _Shapes:
+    """Of heads that were projected before; of a packed projection the width is not looked at."""
+    q = _first(node, 0)
+    if node.input(1) is None:
+        return [(*q[:2], None)]
+    v = node.input(2)
+    width = v.shape[-1] if v is not None and v.shape is not None and len(v.shape) == 3 else q[-1]
+    return [(*q[:-1], q[-1] if node.op == "GroupQueryAttention" else width)]
+
+
+def _embedded(node: Node, known: dict[int, Known]) -> _Shapes:
+    return [(*_first(node, 0), _first(node, 2)[-1])]
+
+
 _RULES: Mapping[str, Callable[[Node, dict[int, Known]], _Shapes]] = {
     **dict.fromkeys(_SAME, _same),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Where", "Sum", "Mean", "Min", "Max"), _broadcast),
     **dict.fromkeys(("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor"), _broadcast),
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), _pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _pool),
-    **dict.fromkeys(("Resize", "Upsample"), _same_rank),
+    **dict.fromkeys(("Resize", "Upsample"), _resize),
     "Pad": _pad,
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _space),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSumSquare"), _reduce),
+    **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat"), _matmul),
+    **dict.fromkeys(("FusedGemm", "GemmFastGelu"), _gemm),
+    **dict.fromkeys(("MultiHeadAttention", "GroupQueryAttention"), _headed_attention),
+    **dict.fromkeys(("BiasSoftmax", "BiasDropout", "QLinearSigmoid", "QLinearLeakyRelu"), _same),
     "MatMul": _matmul,
+    "MatMulNBits": _nbits,
+    "QAttention": _attention,
+    "EmbedLayerNormalization": _embedded,
+    "FusedConv": _conv,
     "Gemm": _gemm,
     "MatMulInteger": _matmul,
     "Conv": _conv,
@@ -344,6 +389,7 @@ _RULES: Mapping[str, Callable[[Node, dict[int, Known]], _Shapes]] = {
     "Split": _split,
     "Slice": _slice,
     "Gather": _gather,
+    "DynamicQuantizeLinear": lambda n, k: [_first(n), (), ()],
     "Expand": _expand,
     "@Stack": lambda n, k: [(None, *_first(n))],
     "@Step": lambda n, k: [_first(n)[1:]],
@@ -362,6 +408,8 @@ def extents(node: Node, known: dict[int, Known]) -> _Shapes:
         The shapes of its first outputs, None for one of unknown rank; nothing for an operator without a row.
     """
     function = _RULES.get(node.op) if node.domain in _DOMAINS else None
+    if node.op == "Attention":
+        function = _attention if node.domain else _headed_attention
     if function is None:
         return []
     try:

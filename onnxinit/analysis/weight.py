@@ -14,10 +14,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from onnxinit.analysis.graph import Graph
 
 Where = Literal["initializer", "constant", "sparse", "generated", "attribute"]
 Kind = Literal["block", "out", "in", "kernel"]
@@ -281,12 +284,14 @@ class Analysis:
         kept: Everything else that is stored as a tensor.
         normless: Whether the network has weight layers but no normalisation anywhere (batch norm folded away, say).
         depth: Number of residual or layer blocks, for depth rules.
+        graph: The graph that it is of, for what carries signals through it; None for an analysis made by hand.
     """
 
     weights: tuple[Weight, ...]
     kept: tuple[Kept, ...]
     normless: bool = False
     depth: int = 0
+    graph: Graph | None = field(default=None, compare=False, repr=False)
     by_id: dict[str, Weight] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -56,6 +56,24 @@ def spread(node: Node, sizes: Lengths, kernel: Lengths) -> Lengths:
     return tuple(found)
 
 
+def leading(node: Node, sizes: tuple[int, ...], kernel: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """Of every axis its stride, its dilation and what is padded before it, auto_pad worked out.
+
+    Args:
+        node: A convolution or a pooling, or a transposed convolution without auto_pad.
+        sizes: The lengths of the input.
+        kernel: The lengths of the window.
+    """
+    steps, dilations, pads = _attributes(node, len(kernel))
+    auto = node.string_attribute("auto_pad", "NOTSET")
+    found: list[tuple[int, int, int]] = []
+    for n, k, s, d, before in zip(sizes, kernel, steps, dilations, pads[: len(kernel)], strict=True):
+        total = max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
+        same = total // 2 if auto == "SAME_UPPER" else total - total // 2
+        found.append((s, d, same if auto.startswith("SAME") else before))
+    return found
+
+
 def _attributes(node: Node, rank: int) -> tuple[list[int], list[int], list[int]]:
     """Strides, dilations and padding (before each axis, then behind each)."""
     pads = node.ints_attribute("pads")

@@ -48,6 +48,18 @@ _PLAN = [
     ),
     click.option("--allow-unmatched", is_flag=True, help="A PATTERN that matches nothing is a warning, not an error."),
     click.option(
+        "--input-mean",
+        type=float,
+        metavar="X",
+        help="Mean of the float inputs, for schemes that carry moments. [default: that of --data, else 0]",
+    ),
+    click.option(
+        "--input-var",
+        type=click.FloatRange(min=0.0),
+        metavar="X",
+        help="Variance of the float inputs, likewise. [default: that of --data, else 1]",
+    ),
+    click.option(
         "--plan",
         type=click.Path(path_type=Path),
         metavar="FILE.json",

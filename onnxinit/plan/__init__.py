@@ -1,6 +1,6 @@
 """Rules, and the plan: for every weight its scheme, gain and seed, or the reason why it is kept."""
 
-from onnxinit.plan.blocks import asked_std, block_of, label, parts_of, work_type
+from onnxinit.plan.blocks import asked_moments, asked_std, block_means, block_of, label, parts_of, work_type
 from onnxinit.plan.defaults import SIGNAL_ROLES
 from onnxinit.plan.donors import Donors
 from onnxinit.plan.fit import fit_plan
@@ -27,8 +27,10 @@ __all__ = [
     "Rule",
     "Vector",
     "aside_path",
+    "asked_moments",
     "asked_std",
     "base_entry",
+    "block_means",
     "block_of",
     "entry_of",
     "fit_plan",

@@ -44,6 +44,12 @@ def asked_std(weight: Weight, spec: Spec, gain: Gain) -> float | None:
 
     Formula: sqrt(E[(g std)^2 + (g mean - M)^2]), M = E[g mean], over the gains and over the parts by their size.
     """
+    found = asked_moments(weight, spec, gain)
+    return found[1] if found is not None and math.isfinite(found[1]) else None
+
+
+def asked_moments(weight: Weight, spec: Spec, gain: Gain) -> tuple[float, float] | None:
+    """Mean M and standard deviation, as `asked_std` has them; None where the scheme states none."""
     if spec.pending:
         return None
     gains = gain.values if isinstance(gain, Vector) else (gain,)
@@ -55,8 +61,14 @@ def asked_std(weight: Weight, spec: Spec, gain: Gain) -> float | None:
         return None
     middle = g * sum(share * mean for share, mean, _ in known)
     terms = ((math.sqrt(n), x) for n, m, s in known for x in (g * s, apart * s, apart * m, g * m - middle))
-    std = math.hypot(*(root * x for root, x in terms))  # squares of large values would overflow
-    return std if math.isfinite(std) else None
+    return middle, math.hypot(*(root * x for root, x in terms))  # squares of large values would overflow
+
+
+def block_means(weight: Weight, spec: Spec, gain: Gain) -> dict[str, float]:
+    """The means that scheme and gain ask for, of the blocks that have names."""
+    g = math.fsum(gain.values) / len(gain.values) if isinstance(gain, Vector) else gain
+    blocks = [block_of(weight, part, i) for part in parts_of(weight) for i in range(len(part.names))]
+    return {b.name: g * moments[0] for b in blocks if (moments := spec.moments(b)) is not None}
 
 
 def shares(weight: Weight) -> Iterator[tuple[float, Block]]:

@@ -47,14 +47,16 @@ def resolve_auto(weight: Weight, analysis: Analysis) -> tuple[Spec, str]:
     """What auto means for a weight, and why.
 
     A kernel gets its scheme by its downstream activation. In a network without norms nothing corrects a variance that
-    grows or shrinks, so there the gain is that of the upstream activation, which keeps it. Other roles get their own.
+    grows or shrinks, so there the gains are the analytic ones, which a pass over the graph settles; without a graph
+    that of the upstream activation. Other roles get their own.
     """
     if weight.role not in SIGNAL_ROLES:
         return _by_role(weight, analysis), f"the default of the role {weight.role}"
     spec = auto_spec(weight.downstream)
     if analysis.normless and spec.name != "lecun":
         upstream = _names(weight, upstream=True)
-        return Spec.of("he", gain="upstream"), f"auto: keeps the variance after {upstream} in a network without norms"
+        keeps = Spec.of("analytic") if analysis.graph is not None else Spec.of("he", gain="upstream")
+        return keeps, f"auto: keeps the variance after {upstream} in a network without norms"
     return spec, f"auto: before {_names(weight, upstream=False)}"
 
 

@@ -47,3 +47,20 @@ def lsuv(
         center: Whether the layer's bias is set so that its output has mean 0.
         shared: What counts for a weight with several uses: the first, or the geometric mean of their stds.
     """
+
+
+@scheme("analytic", by_pass=True, check=check_base)
+def analytic(*, base: str = "he", target_std: Annotated[float, Range(least=1e-30, most=1e30)] = 1.0) -> None:
+    """Unit variance without data: moments carried through the graph by rule, every layer's output scaled to them.
+
+    Formula: w = target_std / std(y) * base; for y = sum of n products w x: Var[y] = n Var[w] E[x^2], with E[x^2] by the
+    rules of all operators on the way from the input
+
+    Source: Bingham, Miikkulainen: AutoInit: Analytic Signal-Preserving Weight Initialization for Neural Networks, AAAI
+    2023, arXiv:2109.08958; correlations along axes as in Schoenholz, Gilmer, Ganguli, Sohl-Dickstein: Deep Information
+    Propagation, ICLR 2017, arXiv:1611.01232
+
+    Args:
+        base: The scheme that draws the weights which are then scaled.
+        target_std: The standard deviation of every layer's output.
+    """
