@@ -10,6 +10,7 @@ import numpy.typing as npt
 from onnxinit.signal.moments.moments import HUGE, Moments, constant, normal
 
 LENGTH = 32  # what an axis of unknown length counts as
+_MASKED = -50.0  # exp of it is nothing beside 1; windows of images are masked with -100
 _LOOKED_AT = 1 << 20  # elements of a constant beyond which only its mean and variance are taken
 
 
@@ -22,6 +23,8 @@ def array_moments(array: npt.NDArray[np.generic]) -> Moments:
     if held.size == 0:
         return constant(0.0, held.ndim)
     shown = held > -HUGE
+    if held.max() == 0.0 and not ((held < 0.0) & (held > _MASKED)).any():  # zeros, and what hides as well as infinity
+        shown = held > _MASKED
     hidden = 1.0 - float(shown.mean())
     if hidden:
         kept = held[shown]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx.helper import make_attribute
 
+from onnxinit.analysis.view import Node
 from onnxinit.signal.moments.arrays import array_moments
 from onnxinit.signal.moments.moments import (
     MOST_PARTS,
@@ -24,8 +27,9 @@ from onnxinit.signal.moments.moments import (
     normal,
     scaled,
 )
-from onnxinit.signal.moments.rules.linear import contract, taps
+from onnxinit.signal.moments.rules.linear import contract
 from onnxinit.signal.moments.rules.shapes import aligned, regrouped
+from onnxinit.signal.moments.rules.windows import edge_of, gathered, met, spread, taps
 
 means = st.floats(-3, 3)
 variances = st.floats(0.1, 4)
@@ -151,7 +155,21 @@ def test_moments_of_known_values() -> None:
 
 
 def test_a_mask_hides() -> None:
-    mask = np.triu(np.full((8, 8), -np.inf), 1)
-    found = array_moments(mask)
-    assert (found.hidden, found.mean, found.var) == (pytest.approx(28 / 64), 0.0, 0.0)
+    for value in (-np.inf, -1e9, -100.0):
+        found = array_moments(np.triu(np.full((8, 8), value), 1))
+        assert (found.hidden, found.mean, found.var) == (pytest.approx(28 / 64), 0.0, 0.0)
+    assert array_moments(np.array([0.0, -100.0, -20.0])).hidden == 0.0
     assert isinstance(array_moments(np.zeros((0, 3))), Moments)
+
+
+def test_the_ends_of_a_picture() -> None:
+    """Two padded kernels of three taps on five places: those in the middle are gathered three times, and then again."""
+    once = met(np.ones(5), 3, 5, 1, 1, 1)
+    assert once.tolist() == [2.0, 3.0, 3.0, 3.0, 2.0]
+    assert met(once / once.mean(), 3, 5, 1, 1, 1).mean() == pytest.approx(np.mean(once**2) / once.mean())
+    assert spread(np.ones(3), 4, 6, 2, 1, 1).tolist() == [1.0, 2.0, 2.0, 2.0, 2.0, 1.0]
+    node = Node("Conv", "", "", "", [], [], {"pads": make_attribute("pads", [1, 1])})
+    x = normal(0.0, 1.0, (0.0, 0.0, 0.0))
+    (count,), edge = gathered(x, node, [2], [5], [3])
+    assert count == pytest.approx(13 / 5)
+    assert edge_of(replace(x, edge=edge), 2, 5) == pytest.approx(once / once.mean())

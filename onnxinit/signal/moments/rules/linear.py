@@ -15,24 +15,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxinit.analysis.activations import function_within
 from onnxinit.analysis.operators import MICROSOFT, NHWC
 from onnxinit.analysis.view import Node
-from onnxinit.analysis.windows import leading, slide
+from onnxinit.analysis.windows import leading
 from onnxinit.analysis.windows import spread as lengths_spread
 from onnxinit.signal.moments.arrays import LENGTH
 from onnxinit.signal.moments.moments import Edge, Moments, add, constant, joint, normal, scaled, shaped
 from onnxinit.signal.moments.rules.shapes import aligned
 from onnxinit.signal.moments.rules.table import Known, rule
+from onnxinit.signal.moments.rules.windows import LONGEST, edge_of, gathered, spread, taps
 
 if TYPE_CHECKING:
     from onnxinit.signal.moments.carry import Sweep
 
 Axes = Sequence["tuple[float | None, float | None]"]
-Array = npt.NDArray[np.float64]
-Gathered = tuple["list[float]", Edge]
 
 
 def contract(a: Moments, b: Moments, count: float, along: tuple[float, float], axes: Axes) -> Moments:
@@ -79,72 +77,6 @@ def finished(
 
 
 # ---------------------------------------------------------------- convolutions
-
-
-_LONGEST = 4096  # places along an axis, beyond which its ends do not count
-
-
-def met(p: Array, k: int, out: int, stride: int, dilation: int, before: int) -> Array:
-    """What k taps gather at each of `out` places: the sum of p over those that meet the signal."""
-    total = np.zeros(out)
-    places_ = np.arange(out) * stride - before
-    for j in range(k):
-        at = places_ + j * dilation
-        inside = (at >= 0) & (at < len(p))
-        total[inside] += p[at[inside]]
-    return total
-
-
-def spread(p: Array, k: int, out: int, stride: int, dilation: int, before: int) -> Array:
-    """What reaches each of `out` places where every element is spread over k taps."""
-    total = np.zeros(out)
-    for j in range(k):
-        at = np.arange(len(p)) * stride + j * dilation - before
-        inside = (at >= 0) & (at < out)
-        np.add.at(total, at[inside], p[inside])
-    return total
-
-
-def edge_of(m: Moments, axis: int, n: int) -> Array:
-    """How E[x^2] varies along an axis."""
-    own = dict(m.edge).get(axis, ())
-    return np.array(own) if len(own) == n else np.ones(n)
-
-
-def taps(n: int, k: int, out: int, stride: int, dilation: int, before: int) -> float:
-    """How many of k taps meet a signal of length n, on average over `out` places."""
-    if out <= 0:
-        return float(k)
-    inside = 0
-    for j in range(k):
-        shift = j * dilation - before
-        first = max(0, -(shift // stride))
-        last = min(out - 1, (n - 1 - shift) // stride)
-        inside += max(0, last - first + 1)
-    return inside / out
-
-
-def gathered(x: Moments, node: Node, axes: Sequence[int], sizes: Sequence[int], kernel: Sequence[int]) -> Gathered:
-    """What the taps of a convolution or a window meet, along every axis: how much on average, and where."""
-    counts: list[float] = []
-    edge: list[tuple[int, tuple[float, ...]]] = []
-    made, steps = slide(node, tuple(sizes), tuple(kernel)), leading(node, tuple(sizes), tuple(kernel))
-    for axis, n, k, out, (s, d, a) in zip(axes, sizes, kernel, made, steps, strict=True):
-        if not out or max(n, out) > _LONGEST:
-            counts.append(taps(n, k, out or 0, s, d, a))
-            continue
-        found = met(edge_of(x, axis, n), k, out, s, d, a)
-        counts.append(float(found.mean()))
-        if counts[-1] > 0.0 and np.ptp(found) > 1e-9 * k:
-            edge.append((axis, tuple((found / found.mean()).tolist())))
-    return counts, tuple(edge)
-
-
-def reach(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> list[float]:
-    """How many taps of a kernel meet the signal, along every axis."""
-    made, steps = slide(node, tuple(sizes), tuple(kernel)), leading(node, tuple(sizes), tuple(kernel))
-    parts = zip(sizes, kernel, made, steps, strict=True)
-    return [taps(n, k, out or 0, s, d, a) for n, k, out, (s, d, a) in parts]
 
 
 def _convolve(
@@ -272,7 +204,7 @@ def conv_transpose(sweep: Sweep, node: Node) -> Known:
     count = shape[0] / max(1, group)
     edge: Edge = ()
     for i, k in enumerate(kernel):
-        if (m := out[i]) and max(m, size[axes[i]]) <= _LONGEST:
+        if (m := out[i]) and max(m, size[axes[i]]) <= LONGEST:
             found = spread(edge_of(x, axes[i], size[axes[i]]), k, m, *steps[i])
             count *= float(found.mean())
             if found.mean() > 0.0 and np.ptp(found) > 1e-9:

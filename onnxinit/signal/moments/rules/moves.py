@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxinit.analysis.operators import MICROSOFT
 from onnxinit.analysis.shapes import elements
-from onnxinit.analysis.view import Node
+from onnxinit.analysis.view import Node, Value
 from onnxinit.signal.moments.moments import Edge, Moments, Rho, average, constant, mix, normal, piece, shaped
 from onnxinit.signal.moments.rules.shapes import aligned, regrouped
 from onnxinit.signal.moments.rules.table import Known, rule
@@ -173,12 +173,18 @@ def carry(sweep: Sweep, node: Node) -> Known:
     return sweep.input(node)
 
 
+def _size(value: Value | None) -> int:
+    """The number of elements, 0 where it is not known."""
+    known = value is not None and value.shape is not None and None not in value.shape
+    return math.prod(n or 0 for n in value.shape) if known and value is not None and value.shape is not None else 0
+
+
 @rule("Pad")
 @rule("Pad", domain=MICROSOFT)
 def pad(sweep: Sweep, node: Node) -> Known:
     """Zeros around, by their share; reflected and repeated elements are like the others."""
     m = sweep.input(node)
-    old, new = math.prod(sweep.dims(node.input(0))), math.prod(sweep.dims(node.outputs[0]))
+    old, new = _size(node.input(0)), _size(node.outputs[0])
     if m is None or node.string_attribute("mode", "constant") != "constant" or not old or new <= old:
         return m
     fill = sweep.input(node, 2)

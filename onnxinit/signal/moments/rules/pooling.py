@@ -15,9 +15,9 @@ from onnxinit.analysis.operators import MICROSOFT, NHWC
 from onnxinit.analysis.pointwise import Expression
 from onnxinit.analysis.view import Node
 from onnxinit.signal.moments.moments import Edge, Moments, average, scaled
-from onnxinit.signal.moments.rules.linear import gathered, reach
 from onnxinit.signal.moments.rules.reductions import peaked
 from onnxinit.signal.moments.rules.table import Known, rule
+from onnxinit.signal.moments.rules.windows import gathered, reach
 
 if TYPE_CHECKING:
     from onnxinit.signal.moments.carry import Sweep
