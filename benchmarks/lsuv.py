@@ -105,7 +105,7 @@ class Case:
             errors = {name: abs(std - 1) for name, std in found.items()}
             worst = max(errors, key=errors.__getitem__)
             first, middle = next(iter(errors.values())), statistics.median(errors.values())
-            print(f"  |std - 1| {label:24}first {first:.1e}, median {middle:.1e}, most {errors[worst]:.1e} ({worst})")
+            print(f"  |std - 1| {label:25}first {first:.1e}, median {middle:.1e}, most {errors[worst]:.1e} ({worst})")
         print(f"  {len(reached & found.keys())} of {len(found)} layers reached, {self.batches} batches")
 
     def time(self) -> None:
