@@ -80,5 +80,18 @@ def forward(path: str, data: str, threads: str) -> None:
     session.run(None, dict(np.load(data)))
 
 
+def peak(*command: str) -> None:
+    """Run a command of Python's and print its largest resident set in megabytes.
+
+    For a caller that is large itself: a process starts with the peak of the one that starts it.
+    """
+    child = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, *command])
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        sys.exit(f"{' '.join(command)}: exit status {os.waitstatus_to_exitcode(status)}")
+    print(usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
+
+
 if __name__ == "__main__":
-    {"make": make, "load_save": load_save, "write": write, "draw": draw, "forward": forward}[sys.argv[1]](*sys.argv[2:])
+    contestants = {f.__name__: f for f in (make, load_save, write, draw, forward, peak)}
+    contestants[sys.argv[1]](*sys.argv[2:])

@@ -6,7 +6,7 @@
 Needs PyTorch, which makes the networks (`lsuv_torch.py`). The figures:
 
 error    The std of every layer's pre-activation less 1, by a separate run of the saved file in ONNX Runtime with the
-         pre-activations as outputs: on the calibration batch, and on a batch of other samples of the same kind.
+         pre-activations as outputs: on the calibration data, and on as many other samples of the same kind.
 time     The sweep (planning, sessions, runs, statistics, rescaling; neither loading nor analysis nor drawing) against
          one forward pass of the same file in ONNX Runtime: all optimisations, same batch, same threads. By wall time,
          and by processor time, which other work on the machine moves less.
@@ -38,7 +38,6 @@ from unittest.mock import patch
 
 import numpy as np
 from preactivations import largest_weights, most_alive, session, stds
-from reinit import Contestant
 
 import onnxinit
 from onnxinit.analysis import analyse
@@ -54,22 +53,20 @@ RUNTIME = 150e6  # bytes that Python, the packages and ONNX Runtime take
 
 @dataclass
 class Case:
-    """A network in a file, a batch to calibrate on, and another batch."""
+    """A network in a file, a batch to calibrate on, and for the errors many, and as many others."""
 
     name: str
     folder: Path
     threads: int
     runs: int
-    swept: float = 0.0  # seconds of the sweep, once it is measured
+    batches: int
+    swept: Took | None = None  # the sweep, once it is measured
 
-    @classmethod
-    def make(cls, name: str, folder: Path, threads: int, runs: int) -> Case:
-        case = cls(name, folder, threads, runs)
-        if not case.model.exists():
-            by_torch("export", name, str(case.model))
-            for data, seed in ((case.data, 0), (case.other, 1)):
-                by_torch("feed", name, str(data), str(seed))
-        return case
+    def make(self) -> None:
+        if not self.model.exists():
+            by_torch("export", self.name, str(self.model))
+        for data, seed, batches in ((self.data, 0, 1), (self.many, 1, self.batches), (self.other, 2, self.batches)):
+            by_torch("feed", self.name, str(data), str(seed), str(batches))
 
     @property
     def model(self) -> Path:
@@ -80,27 +77,39 @@ class Case:
         return self.folder / f"{self.name}.npz"
 
     @property
+    def many(self) -> Path:
+        return self.folder / f"{self.name}.many.npz"
+
+    @property
     def other(self) -> Path:
         return self.folder / f"{self.name}.other.npz"
 
     # ------------------------------------------------------------ figures
 
     def error(self) -> None:
-        fresh = self.folder / "fresh.onnx"
+        fresh, size = self.folder / "fresh.onnx", len(inputs(self.data)["input"])
         result = onnxinit.reinit(
-            self.model, fresh, scheme="lsuv", data=self.data, threads=self.threads, seed=1, force=True
+            self.model,
+            fresh,
+            scheme="lsuv",
+            data=self.many,
+            batch_size=size,
+            threads=self.threads,
+            force=True,
         )
+        assert result.signal is not None
         reached = {f.id for f in result.signal.layers if f.status == "set"}
-        for label, data in (("on the calibration batch", self.data), ("on another batch", self.other)):
-            found = stds(fresh, dict(np.load(data)))
+        for label, data in (("on the calibration data", self.many), ("on other data", self.other)):
+            samples = inputs(data)["input"]
+            found = stds(fresh, ({"input": samples[at : at + size]} for at in range(0, len(samples), size)))
             errors = {name: abs(std - 1) for name, std in found.items()}
             worst = max(errors, key=errors.__getitem__)
             first, middle = next(iter(errors.values())), statistics.median(errors.values())
-            print(f"  |std - 1| {label:26}first {first:.1e}, median {middle:.1e}, most {errors[worst]:.1e} ({worst})")
-        print(f"  {len(found)} layers in the file, {len(reached & found.keys())} of them reached")
+            print(f"  |std - 1| {label:25}first {first:.1e}, median {middle:.1e}, most {errors[worst]:.1e} ({worst})")
+        print(f"  {len(reached & found.keys())} of {len(found)} layers reached, {self.batches} batches")
 
     def time(self) -> None:
-        feed = dict(np.load(self.data))
+        feed = inputs(self.data)
         plain = session(self.model, self.threads)
         forward, sweep, drawing = list[Took](), list[Took](), list[Took]()
         for _ in range(self.runs):
@@ -110,33 +119,31 @@ class Case:
             took, drawn = self._sweep()
             sweep.append(took - drawn)
             drawing.append(drawn)
-        (f, f_cpu), (s, s_cpu), (d, _) = map(medians, (forward, sweep, drawing))
-        self.swept = s
+        plainly, self.swept, drew = map(Took.median, (forward, sweep, drawing))
         print(
-            f"  forward pass {f:.3f} s, sweep {s:.3f} s, drawing {d:.3f} s; medians of {self.runs} interleaved runs\n"
-            f"  sweep / forward pass {s / f:.2f} by wall time, {s_cpu / f_cpu:.2f} by processor time"
+            f"  forward pass {plainly.wall:.3f} s, sweep {self.swept.wall:.3f} s, drawing {drew.wall:.3f} s; "
+            f"medians of {self.runs} interleaved runs\n"
+            f"  sweep / forward pass {self.swept.wall / plainly.wall:.2f} by wall time, "
+            f"{self.swept.processor / plainly.processor:.2f} by processor time"
         )
 
     def torch(self) -> None:
-        if not self.swept:
+        if self.swept is None:
             self.time()
+        assert self.swept is not None
         found = json.loads(by_torch("lsuv", self.name, str(self.data), str(self.threads)))
         print(
-            f"  LSUV in PyTorch {found['seconds']:.1f} s ({found['runs']} passes of {found['forward']:.3f} s)\n"
-            f"  LSUV in PyTorch / sweep {found['seconds'] / self.swept:.0f}"
+            f"  LSUV in PyTorch {found['wall']:.1f} s, {found['runs']} forward passes; against the sweep "
+            f"{found['wall'] / self.swept.wall:.0f} by wall time, {found['processor'] / self.swept.processor:.0f} by "
+            f"processor time"
         )
 
     def memory(self) -> None:
-        shell = ["-m", "onnxinit", "reinit", str(self.model), "-o", "fresh.onnx", "--quiet"]
+        shell = ["-m", "onnxinit", "reinit", str(self.model), "-o", str(self.folder / "out.onnx"), "--quiet", "--force"]
         sweep = [*shell, "--scheme", "lsuv", "--data", str(self.data), "--threads", str(self.threads)]
         plain = [str(HERE / "contestants.py"), "forward", str(self.model), str(self.data), str(self.threads)]
-        contestants = [Contestant("onnxinit", sweep), Contestant("plain", plain)]
-        out = self.folder / "out"
-        out.mkdir(exist_ok=True)
-        for contestant in contestants:
-            contestant.run(out)
-        weight, alive = largest_weights(self.model), most_alive(self.model, dict(np.load(self.data)))
-        ours, others = (max(c.megabytes) for c in contestants)
+        ours, others = (float(in_python("contestants.py", "peak", *command)) for command in (sweep, plain))
+        weight, alive = largest_weights(self.model), most_alive(self.model, inputs(self.data))
         print(
             f"  peak {ours:.0f} MB; bound {(weight + alive + RUNTIME) / 1e6:.0f} MB "
             f"({weight / 1e6:.0f} largest weight, {alive / 1e6:.0f} activations, {RUNTIME / 1e6:.0f} runtime); "
@@ -177,12 +184,12 @@ class Took:
     def now(cls) -> Took:
         return cls(time.perf_counter(), time.process_time())
 
+    @classmethod
+    def median(cls, several: Sequence[Took]) -> Took:
+        return cls(statistics.median(t.wall for t in several), statistics.median(t.processor for t in several))
+
     def __sub__(self, other: Took) -> Took:
         return Took(self.wall - other.wall, self.processor - other.processor)
-
-
-def medians(took: Sequence[Took]) -> tuple[float, float]:
-    return statistics.median(t.wall for t in took), statistics.median(t.processor for t in took)
 
 
 FIGURES: Mapping[str, Callable[[Case], None]] = {
@@ -193,10 +200,17 @@ FIGURES: Mapping[str, Callable[[Case], None]] = {
 }
 
 
+def inputs(path: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(path))
+
+
 def by_torch(*arguments: str) -> str:
-    """What `lsuv_torch.py` prints, in a process of its own."""
-    command = [sys.executable, str(HERE / "lsuv_torch.py"), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    return in_python("lsuv_torch.py", *arguments)
+
+
+def in_python(script: str, *arguments: str) -> str:
+    """What a script of this folder prints, in a process of its own."""
+    done = subprocess.run([sys.executable, str(HERE / script), *arguments], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout
@@ -207,6 +221,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, action="append", help="all if not given; may be repeated")
     parser.add_argument("--figure", choices=FIGURES, action="append", help="all if not given; may be repeated")
     parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--batches", type=int, default=32, help="of the data that errors are measured on")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where the models are put and found again (default: temporary)")
     args = parser.parse_args()
@@ -215,7 +230,8 @@ def main() -> None:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for name in args.model or MODELS:
-            case = Case.make(name, folder, args.threads, args.runs)
+            case = Case(name, folder, args.threads, args.runs, args.batches)
+            case.make()
             print(f"{name}, {args.threads} thread{'s' * (args.threads > 1)}")
             for figure in args.figure or FIGURES:
                 FIGURES[figure](case)

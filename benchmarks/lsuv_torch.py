@@ -1,7 +1,7 @@
 """The networks that `lsuv.py` measures, and LSUV as LSUV-pytorch does it, in PyTorch.
 
     python benchmarks/lsuv_torch.py export NAME FILE.onnx [--dynamo]    resnet50, resnet50_bn or transformer
-    python benchmarks/lsuv_torch.py feed NAME DATA.npz SEED             a batch of inputs
+    python benchmarks/lsuv_torch.py feed NAME DATA.npz SEED BATCHES     inputs
     python benchmarks/lsuv_torch.py lsuv NAME DATA.npz THREADS          prints what it took, as JSON
 
 Both are written here in plain `torch.nn`, so that nothing but torch is needed. Weights are torch's own random ones.
@@ -123,12 +123,12 @@ def network(name: str) -> nn.Module:
     return model
 
 
-def feed(name: str, seed: int) -> dict[str, np.ndarray]:
-    """One batch: 8 images of 128 x 128 standard normals, or 4 sequences of 128 token ids."""
+def feed(name: str, seed: int, batches: int = 1) -> dict[str, np.ndarray]:
+    """Batches of 8 images of 128 x 128 standard normals, or of 4 sequences of 128 token ids."""
     random = np.random.default_rng(seed)
     if name == "transformer":
-        return {"input": random.integers(0, VOCABULARY, (4, TOKENS))}
-    return {"input": random.standard_normal((8, 3, 128, 128), np.float32)}
+        return {"input": random.integers(0, VOCABULARY, (4 * batches, TOKENS))}
+    return {"input": random.standard_normal((8 * batches, 3, 128, 128), np.float32)}
 
 
 def export(name: str, path: Path, dynamo: bool) -> None:
@@ -205,6 +205,7 @@ def main() -> None:
     command.add_argument("name", choices=NETWORKS)
     command.add_argument("path", type=Path)
     command.add_argument("seed", type=int)
+    command.add_argument("batches", type=int)
     command = commands.add_parser("lsuv")
     command.add_argument("name", choices=NETWORKS)
     command.add_argument("data", type=Path)
@@ -214,18 +215,16 @@ def main() -> None:
         export(args.name, args.path, args.dynamo)
         return
     if args.command == "feed":
-        np.savez(args.path, **feed(args.name, args.seed))
+        np.savez(args.path, **feed(args.name, args.seed, args.batches))
         return
     torch.set_num_threads(args.threads)
     model, x = network(args.name), torch.from_numpy(np.load(args.data)["input"])
     with torch.no_grad():
         model(x)
-        start = time.perf_counter()
-        model(x)
-    forward = time.perf_counter() - start
-    start = time.perf_counter()
+    wall, processor = time.perf_counter(), time.process_time()
     runs = lsuv(model, x)
-    print(json.dumps({"seconds": time.perf_counter() - start, "forward": forward, "runs": runs}))
+    took = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
+    print(json.dumps({"runs": runs, **took}))
 
 
 if __name__ == "__main__":

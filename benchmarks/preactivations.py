@@ -6,13 +6,15 @@ stored matrix, behind Identity and Transpose or not, and the Add of a stored bia
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import GraphProto, NodeProto
+
+Feed = Mapping[str, np.ndarray]
 
 
 def stored(graph: GraphProto) -> dict[str, onnx.TensorProto]:
@@ -57,19 +59,26 @@ def session(model: onnx.ModelProto | Path, threads: int = 1, plain: bool = False
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def values(path: Path, feed: Mapping[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
-    """The values of that name when the file runs on the feed."""
+def values(path: Path, feeds: Iterable[Feed], names: list[str]) -> Iterator[list[np.ndarray]]:
+    """The values of that name when the file runs on each feed."""
     model = onnx.load(path)
     own = {o.name for o in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in own)
-    return session(model, plain=True).run(names, dict(feed))
+    run = session(model, plain=True).run
+    return (run(names, dict(feed)) for feed in feeds)
 
 
-def stds(path: Path, feed: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The name of each layer's weight -> the std of its pre-activation over the feed."""
+def stds(path: Path, feeds: Iterable[Feed]) -> dict[str, float]:
+    """The name of each layer's weight -> the std of its pre-activation over all feeds."""
     places = layers(onnx.load(path, load_external_data=False).graph)
-    outputs = values(path, feed, list(places.values()))
-    return {name: float(y.std(dtype=np.float64)) for name, y in zip(places, outputs, strict=True)}
+    count, sums, squares = np.zeros((3, len(places)))
+    for outputs in values(path, feeds, list(places.values())):
+        for i, y in enumerate(outputs):
+            wide = y.astype(np.float64)
+            count[i] += wide.size
+            sums[i] += wide.sum()
+            squares[i] += np.vdot(wide, wide)
+    return dict(zip(places, np.sqrt(squares / count - (sums / count) ** 2).tolist(), strict=True))
 
 
 def largest_weights(path: Path) -> int:
@@ -77,13 +86,13 @@ def largest_weights(path: Path) -> int:
     return max(len(t.raw_data) for t in onnx.load(path).graph.initializer)
 
 
-def most_alive(path: Path, feed: Mapping[str, np.ndarray]) -> int:
+def most_alive(path: Path, feed: Feed) -> int:
     """The most bytes of activations that are alive while a node runs, each freed after its last use."""
     graph = onnx.load(path, load_external_data=False).graph
     kept = stored(graph).keys() | {n.output[0] for n in graph.node if n.op_type == "Constant"}
     nodes = [n for n in graph.node if n.output[0] not in kept]
     names = [o for n in nodes for o in n.output if o]
-    size = {name: value.nbytes for name, value in zip(names, values(path, feed, names), strict=True)}
+    size = {name: value.nbytes for name, value in zip(names, next(values(path, [feed], names)), strict=True)}
     size |= {name: value.nbytes for name, value in feed.items()}
     last = {name: i for i, node in enumerate(nodes) for name in node.input if name in size}
     last |= {o.name: len(nodes) for o in graph.output}

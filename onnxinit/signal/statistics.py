@@ -92,7 +92,7 @@ def channel_moments(values: Array, axis: int) -> Moments:
     count = apart.shape[0] * apart.shape[2]
     if apart.dtype == np.float32 and apart.shape[2] <= 4 * _RUN:
         with np.errstate(over="ignore", invalid="ignore"):
-            mean = apart.sum(axis=2).sum(axis=0, dtype=np.float64) / count
+            mean = np.einsum("ncl->nc", apart).sum(axis=0, dtype=np.float64) / count
             variance = np.einsum("ncl,ncl->nc", apart, apart).sum(axis=0, dtype=np.float64) / count - mean**2
         if ((variance > _SAFE[0] ** 2) & (variance < _SAFE[1] ** 2) & (mean**2 < _OFF**2 * variance)).all():
             return Moments(count, mean, variance * count)
