@@ -52,6 +52,7 @@ class Walk:
         weights: Those whose layers are visited.
         running: How pieces are run.
         recalibrate: Whether batch norms whose running statistics are drawn get those of their input.
+        asks: What will be asked for at a layer.
 
     Attributes:
         engine: Runs the network.
@@ -67,6 +68,7 @@ class Walk:
         running: Running = PLAIN,
         *,
         recalibrate: bool = False,
+        asks: Callable[[Program, Layer], list[str]] | None = None,
     ):
         quantised = [w.path for w in supply.analysis.weights if w.quantised is not None]
         self.program = Program.of(supply.file, quantised)
@@ -78,6 +80,7 @@ class Walk:
         self.norms: list[str] = []
         self._weights = weights
         self._recalibrate = recalibrate
+        self._asks = asks or needs
         self._over: set[object] = set()  # layers and steps that the walk is past
         self._closed: set[Step] = set()  # Ifs whose batches take both branches
         self._broken: dict[Step, str] = {}
@@ -105,7 +108,7 @@ class Walk:
         ]
         wanted = [name for step, layer in stops for name in (*step.inputs, *((layer.output,) if layer else ()))]
         stops += [(step, None) for step in self._branches(wanted)]
-        self.engine.expect([name for step, layer in stops for name in _asked(step, layer)])
+        self.engine.expect([name for step, layer in stops for name in self._asked(step, layer)])
         for step, layer in sorted(stops, key=lambda s: (s[0].place, s[1] is not None)):
             try:
                 self._check(step)
@@ -125,9 +128,15 @@ class Walk:
                     self.missed[layer.weight.id] = f"behind {e.step.label}, which cannot be run: {e.reason}"
                 self._over.add(step if layer is None else _key(layer))
             finally:
-                for name in _asked(step, layer):
+                for name in self._asked(step, layer):
                     self.engine.give_up(name)
         return False
+
+    def _asked(self, step: Step, layer: Layer | None) -> list[str]:
+        """What will be asked for at a stop."""
+        if layer is not None:
+            return self._asks(self.program, layer)
+        return [step.inputs[0], *(step.outputs if step.op == "If" else ())]
 
     def _check(self, step: Step) -> None:
         """See that no step fails again that failed before."""
@@ -209,10 +218,9 @@ def _key(layer: Layer) -> object:
     return layer.weight.id, layer.step, layer.at
 
 
-def _asked(step: Step, layer: Layer | None) -> list[str]:
-    """What will be asked for at a stop."""
-    if layer is None:
-        return [step.inputs[0], *(step.outputs if step.op == "If" else ())]
+def needs(program: Program, layer: Layer) -> list[str]:
+    """What it takes to measure and scale a layer."""
+    step = layer.step
     if layer.inside:
         return [step.inputs[0], step.inputs[layer.at]]
     if layer.exact:
