@@ -108,8 +108,8 @@ def dead_share(batches: Iterable[Floats], axis: int | None) -> float | None:
 def tails(engine: Engine, step: Step, dtype: npt.DTypeLike) -> tuple[float, float] | None:
     """Below and beyond which values a bounded activation is saturated.
 
-    It is where its slope is less than `FLAT` of its steepest. Where what it then gives is f(0), as with the negative side
-    of a ReLU6, a unit is off and not saturated.
+    It is where its slope is less than `FLAT` of its steepest. Where what it then gives is f(0), as with the negative
+    side of a ReLU6, a unit is off and not saturated.
 
     Returns:
         (low, high), infinite where it does not saturate on that side; None for an activation without bounds.

@@ -16,12 +16,12 @@ Of = Literal["signal", "gradient", "units"]
 class Gradient:
     """The mean square of the singular values of a Jacobian J, from n values of a network to its m outputs.
 
-    A standard normal v goes to J v with E|J v|^2 = |J|_F^2, so `mean_square` = |J|_F^2 / n. A standard normal gradient u
-    of the outputs goes back to J^T u with E|J^T u|^2 = |J|_F^2 too: `mean_square` is also the mean square of the
+    A standard normal v goes to J v with E|J v|^2 = |J|_F^2, so `mean_square` = |J|_F^2 / n. A standard normal gradient
+    u of the outputs goes back to J^T u with E|J^T u|^2 = |J|_F^2 too: `mean_square` is also the mean square of the
     elements of the gradient that arrives, and its growth E|J^T u|^2 / E|u|^2 is mean_square * n / m (`backward`).
 
-    J has at most min(n, m) singular values that are not zero. Their mean square (`ranked`) is what stays 1 where a layer
-    keeps all lengths but takes many values to few, so it is what layers of unlike sizes are compared by.
+    J has at most min(n, m) singular values that are not zero. Their mean square (`ranked`) is what stays 1 where a
+    layer keeps all lengths but takes many values to few, so it is what layers of unlike sizes are compared by.
 
     Attributes:
         mean_square: |J|_F^2 / n; None where the signal or the response is not finite.

@@ -4,8 +4,8 @@ For a value x of the network (n numbers) with outputs f(x) (m numbers) and a sta
 
     E|f(x + eps v) - f(x)|^2 / (eps^2 n)  ->  |J|_F^2 / n  =  the mean squared singular value of J = df/dx.
 
-Of any matrix E|J v|^2 = |J|_F^2 = E|J^T u|^2 for standard normal v and u: the same number says how a gradient comes back
-from the outputs, in the mean square of its elements as it is, in squared length times n/m.
+Of any matrix E|J v|^2 = |J|_F^2 = E|J^T u|^2 for standard normal v and u: the same number says how a gradient comes
+back from the outputs, in the mean square of its elements as it is, in squared length times n/m.
 
 Every figure goes end to end, from one value to the outputs: singular values of a product are not the products of
 singular values, and estimates layer by layer are off by 40 % after 12 layers.

@@ -1,17 +1,17 @@
 """What is said of a network in words: thresholds, and the first layer where it turns.
 
 - *non-finite*: a layer has values that are NaN or infinite.
-- *exploding*, *vanishing*, of the signal: from some layer on to the end, every std is above a thousand times, or below a
-  thousandth, of the first layer's. Of the gradient: from some layer back to the input, every figure is so compared with
-  the last layer's.
+- *exploding*, *vanishing*, of the signal: from some layer on to the end, every std is above a thousand times, or
+  below a thousandth, of the first layer's. Of the gradient: from some layer back to the input, every figure is so
+  compared with the last layer's.
 - *dead*: more than nine in ten units of a layer say the same on all data.
 - *saturated*: more than half of the values that enter a bounded activation lie where it is flat.
 
-"Every" keeps side branches out: a gate, a key projection, a squeezed channel may have a small std or a small part in the
-gradient while the way past it is sound. For the same reason a quarter of the layers that were measured, and two at least,
-have to agree. The gradient is compared with the last layer's, since what comes after that (a softmax over many classes, a
-mean over positions) is common to all, and in the mean square of the singular values that can differ from zero, so that
-layers of unlike sizes compare.
+"Every" keeps side branches out: a gate, a key projection, a squeezed channel may have a small std or a small part in
+the gradient while the way past it is sound. For the same reason a quarter of the layers that were measured, and two
+at least, have to agree. The gradient is compared with the last layer's, since what comes after that (a softmax over
+many classes, a mean over positions) is common to all, and in the mean square of the singular values that can differ
+from zero, so that layers of unlike sizes compare.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ RANGE = 1e3  # between the first layer's std and the others', the last layer's g
 DEAD = 0.9
 SATURATED = 0.5
 
-_ORDER: tuple[Kind, ...] = ("non-finite", "exploding", "vanishing", "dead", "saturated")
+# A layer that says nothing is why what follows vanishes.
+_ORDER: tuple[Kind, ...] = ("non-finite", "exploding", "dead", "vanishing", "saturated")
 
 Ratio = tuple[LayerHealth, float]
 
