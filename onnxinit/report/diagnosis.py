@@ -37,7 +37,8 @@ def _figure(g: Gradient | None, error: bool = True) -> str:
         return "not finite"
     if not g.resolved:
         return f"below {4 * g.floor:.1g}"
-    return f"{g.mean_square:.3g}" + (f" ± {g.error:.1g}" if error and g.error else "")
+    exact = g.error is None or g.error < 1e-4 * g.mean_square
+    return f"{g.mean_square:.3g}" + ("" if exact or not error else f" ± {g.error:.1g}")
 
 
 _COLUMNS: tuple[tuple[str, Cell], ...] = (
@@ -172,7 +173,7 @@ def _measured_on(found: Diagnosis) -> str:
 def _backward(g: Gradient) -> str:
     if g.backward is None or not g.resolved:
         return ""
-    return f" (mean squared singular value; a gradient's squared length grows {g.backward:.3g} times on its way back)"
+    return f" (the squared length of a gradient is multiplied by {g.backward:.3g} on its way back)"
 
 
 def _remarks(found: Diagnosis) -> Iterator[Part]:

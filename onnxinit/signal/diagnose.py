@@ -69,20 +69,20 @@ def look_at(file: ModelFile, told: Look) -> Diagnosis:
     started = time.perf_counter()
     analysis = analyse(file)
     data = told.data
-    if data.data is None and data.samples is None:
-        data = replace(data, samples=SYNTHETIC_SAMPLES)
-    feeds = data.open(model_inputs(file.proto), told.seed)
-    kept = KeptFeeds(feeds)
+    made_up = data.data is None and data.samples is None
+    feeds = (replace(data, samples=SYNTHETIC_SAMPLES) if made_up else data).open(model_inputs(file.proto), told.seed)
     supply = Supply(Plan(told.seed, STREAM, ()), analysis, file)
-    weights = [w for w in analysis.weights if w.role in SIGNAL_ROLES]
-    walk = Walk(supply, kept, weights, told.running, asks=_asks)
-    survey = _Survey(walk)
-    walk.run(survey.visit)
+    kept = KeptFeeds(feeds)
+    walk, survey = _walk(supply, kept, told.running)
+    if made_up and walk.closed:  # a branch that some noise takes and some does not: one batch takes one
+        kept = KeptFeeds(list(itertools.islice(kept, 1)))
+        walk, survey = _walk(supply, kept, told.running)
     batches = list(itertools.islice(kept, told.probes))
     gradients = Gradients(walk.engine, batches, told.probes, told.seed)
     first, start = _start(supply, walk.program, batches, survey.cuts)
     cuts = {cut.key: cut for cut in (*first, *_spaced(survey.cuts, told.layers))}
     found = gradients.measure(list(cuts.values()))
+    lost = [f"no gradient from {start}: no float output follows from it"] if first and first[0].key not in found else []
     layers = relate([replace(h, gradient=found.get(c.key)) for h, c in zip(survey.found, survey.cuts, strict=True)])
     return Diagnosis(
         feeds.source,
@@ -92,9 +92,18 @@ def look_at(file: ModelFile, told: Look) -> Diagnosis:
         start,
         judged(layers),
         tuple(walk.missed.items()),
-        (*feeds.notes, *gradients.notes),
+        (*feeds.notes, *gradients.notes, *lost),
         time.perf_counter() - started,
     )
+
+
+def _walk(supply: Supply, feeds: Iterable[Feed], running: Running) -> tuple[Walk, _Survey]:
+    """Look at all layers."""
+    weights = [w for w in supply.analysis.weights if w.role in SIGNAL_ROLES]
+    walk = Walk(supply, feeds, weights, running, asks=_asks)
+    survey = _Survey(walk)
+    walk.run(survey.visit)
+    return walk, survey
 
 
 def _asks(program: Program, layer: Layer) -> list[str]:
@@ -120,9 +129,9 @@ def _start(supply: Supply, program: Program, batches: Sequence[Feed], layers: Se
     """
     inputs = [name for name in program.inputs if any(_varies(feed[name]) for feed in batches)]
     if inputs:
-        return [Cut("input", tuple(inputs))], f"the input{_some(inputs)}"
+        return [Cut("input", tuple(inputs))], f"the input{'s' * (len(inputs) > 1)} {_listed(inputs)}"
     looked_up = [
-        step.outputs[0]
+        _real(program, step.outputs[0])
         for step in program.steps
         if step.op == "Gather"
         and program.moving.isdisjoint(step.inputs[:1])
@@ -130,7 +139,7 @@ def _start(supply: Supply, program: Program, batches: Sequence[Feed], layers: Se
         and any((w := supply.weight(path)) and w.role == "embedding" for path in leaves(program, step.inputs[0]))
     ]
     if looked_up:
-        return [Cut("input", tuple(looked_up))], f"the embedded ids{_some(looked_up)}"
+        return [Cut("input", tuple(looked_up))], f"the embedded ids {_listed(looked_up)}"
     return list(layers[:1]), "the output of the first layer" if layers else ""
 
 
@@ -138,8 +147,15 @@ def _varies(x: Any) -> bool:
     return bool(x.dtype.kind == "f" and x.size and x.min() < x.max())
 
 
-def _some(names: Sequence[str]) -> str:
-    return f"{'s' * (len(names) > 1)} {', '.join(repr(n) for n in names)}"
+def _real(program: Program, name: str) -> str:
+    """What codes that were looked up become."""
+    while len(readers := program.readers.get(name, [])) == 1 and readers[0].op == "DequantizeLinear":
+        name = readers[0].outputs[0]
+    return name
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
 
 
 class _Survey:

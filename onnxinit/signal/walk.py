@@ -58,6 +58,7 @@ class Walk:
         engine: Runs the network.
         missed: By id, why the layer of a weight was not reached.
         norms: Ids of the running statistics that were measured.
+        closed: Ifs whose batches take both branches.
     """
 
     def __init__(
@@ -78,11 +79,11 @@ class Walk:
         )
         self.missed: dict[str, str] = {}
         self.norms: list[str] = []
+        self.closed: set[Step] = set()
         self._weights = weights
         self._recalibrate = recalibrate
         self._asks = asks or needs
         self._over: set[object] = set()  # layers and steps that the walk is past
-        self._closed: set[Step] = set()  # Ifs whose batches take both branches
         self._broken: dict[Step, str] = {}
         self._untaken: dict[str, str] = {}
 
@@ -150,7 +151,7 @@ class Walk:
     def _branches(self, wanted: Iterable[str]) -> list[Step]:
         """The Ifs on the way to what is wanted, and those with weights of the walk inside."""
         inside = {w.path for w in self._weights}
-        ifs = [s for s in self.program.steps if s.op == "If" and s not in self._closed and s not in self._over]
+        ifs = [s for s in self.program.steps if s.op == "If" and s not in self.closed and s not in self._over]
         if not ifs:
             return []
         needed = set(self.engine.ancestors(wanted))
@@ -165,7 +166,7 @@ class Walk:
         self.engine.compute([condition])
         taken = {bool(np.asarray(value).reshape(-1)[0]) for value in self.engine.values(condition)}
         if len(taken) != 1:
-            self._closed.add(step)
+            self.closed.add(step)
             held = [*step.inner, *(self.program.stored.get(name, "") for name in step.inputs)]
             self._leave(held, f"inside {step.label}, whose branches some batches take and others do not")
             return
