@@ -4,6 +4,7 @@
 
     result = onnxinit.reinit("model.onnx", "fresh.onnx", scheme="he", seed=0)
     onnxinit.inspect("model.onnx").weights
+    onnxinit.diagnose("model.onnx").verdict
 
 Names are imported when they are used, so that importing the package costs nothing.
 """
@@ -19,20 +20,23 @@ from onnxinit.errors import DataError, ExpectationError, ModelError, OnnxinitErr
 
 if TYPE_CHECKING:
     from onnxinit.plan import Plan
-    from onnxinit.reinit import Result, inspect, reinit
+    from onnxinit.reinit import Result, diagnose, inspect, reinit
     from onnxinit.report import Inspection
     from onnxinit.schemes import SCHEMES, Block, Distribution, Spec, parse_spec, scheme
+    from onnxinit.signal import Diagnosis
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Block": "schemes",
+    "Diagnosis": "signal",
     "Distribution": "schemes",
     "Inspection": "report",
     "Plan": "plan",
     "Result": "reinit",
     "SCHEMES": "schemes",
     "Spec": "schemes",
+    "diagnose": "reinit",
     "inspect": "reinit",
     "parse_spec": "schemes",
     "reinit": "reinit",
@@ -43,6 +47,7 @@ __all__ = [
     "SCHEMES",
     "Block",
     "DataError",
+    "Diagnosis",
     "Distribution",
     "ExpectationError",
     "Inspection",
@@ -53,6 +58,7 @@ __all__ = [
     "SchemeError",
     "Spec",
     "__version__",
+    "diagnose",
     "inspect",
     "parse_spec",
     "reinit",

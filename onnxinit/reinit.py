@@ -14,12 +14,23 @@ import onnx
 
 from onnxinit import __version__
 from onnxinit.analysis import Analysis, Weight, analyse
-from onnxinit.errors import ExpectationError, SchemeError
+from onnxinit.errors import DataError, ExpectationError, ModelError, SchemeError
 from onnxinit.model import ModelFile, build, write
 from onnxinit.plan import Donors, Left, Plan, fit_plan, make_plan
 from onnxinit.report import Inspection
 from onnxinit.schemes import Spec
-from onnxinit.signal import Calibration, DataOptions, ImageOptions, Running, Signal, model_inputs, settle
+from onnxinit.signal import (
+    Calibration,
+    DataOptions,
+    Diagnosis,
+    ImageOptions,
+    Look,
+    Running,
+    Signal,
+    look_at,
+    model_inputs,
+    settle,
+)
 from onnxinit.signal.moments import by_moments, input_moments
 from onnxinit.values import fresh
 
@@ -41,6 +52,8 @@ class Result:
         path: The file that was written; None for a model in memory and for a dry run.
         model: The new model, for a model in memory; else None.
         signal: What passes over calibration data found; None where there was none.
+        before: With `diagnose`, the diagnosis of the old weights; why there is none where they are not there.
+        after: With `diagnose`, that of the fresh ones; None for a dry run.
     """
 
     plan: Plan
@@ -51,6 +64,8 @@ class Result:
     path: Path | None = None
     model: onnx.ModelProto | None = None
     signal: Signal | None = None
+    before: Diagnosis | str | None = None
+    after: Diagnosis | None = None
 
 
 def reinit(
@@ -73,6 +88,7 @@ def reinit(
     calibrate: bool = False,
     recalibrate_norm: bool | None = None,
     strict: bool = False,
+    diagnose: bool = False,
     provider: str | None = None,
     spill: File | None = None,
     input_mean: float | None = None,
@@ -109,6 +125,7 @@ def reinit(
         recalibrate_norm: Whether batch norms get the statistics of their input on the data; if not given, they do
             where LSUV scales.
         strict: Whether a weight that could not be scaled is an error.
+        diagnose: Whether to look at the signal and the gradient before and after (`Result.before`, `Result.after`).
         provider: The execution provider of ONNX Runtime that runs the model; the processor's if not given.
         spill: A folder for activations that are held between layers; memory if not given.
         input_mean: The mean of the float inputs for schemes that carry moments (analytic, and auto in a network
@@ -147,6 +164,8 @@ def reinit(
     donors = Donors(None if external_root is None else Path(external_root))
     made, signal = asked.plan_for(analysis, donors), None
     made = asked.by_moments(made, analysis, None if data is None else (file, told))
+    look = Look(told.data, running=told.running)
+    before = _look_before(file, look) if diagnose else None
     if not dry_run:
         made, signal = settle(made, analysis, file, told, donors)
     if strict and signal is not None:
@@ -154,16 +173,66 @@ def reinit(
     values = fresh(made, analysis, file.array, donors)
     nbytes = sum(v.nbytes for v in values.values())
     weights = tuple(analysis.by_id[e.id] for e in made.entries)
-    result = Result(made, weights, made.kept, made.warnings, nbytes, signal=signal)
+    result = Result(made, weights, made.kept, made.warnings, nbytes, signal=signal, before=before)
     notes = {METADATA_KEY: _note(made)} if metadata else None
     if dry_run:
         return result
     if output is None and file.path is None:
-        return replace(result, model=build(file, values, metadata=notes, threads=workers))
+        fresh_model = build(file, values, metadata=notes, threads=workers)
+        after = look_at(ModelFile.of(fresh_model), look) if diagnose else None
+        return replace(result, model=fresh_model, after=after)
     out = output_path(file.path or "", output, in_place=in_place)
     counted = _counted(progress, nbytes)
     write(file, out, values, metadata=notes, force=force, in_place=in_place, threads=workers, progress=counted)
-    return replace(result, path=out)
+    return replace(result, path=out, after=look_at(_open(out, external_root), look) if diagnose else None)
+
+
+def diagnose(
+    model: File | onnx.ModelProto,
+    *,
+    data: Any = None,
+    batch_size: int | None = None,
+    samples: int | None = None,
+    dims: Mapping[str, int] | None = None,
+    images: ImageOptions | None = None,
+    probes: int = 8,
+    gradient_layers: int = 12,
+    provider: str | None = None,
+    spill: File | None = None,
+    threads: int | None = None,
+    external_root: File | None = None,
+) -> Diagnosis:
+    """Say how the signal and the gradient of a model fare with the weights that it has.
+
+    Of every layer, in the order of execution: std and mean of its output before the activation, and the shares of dead
+    units, of saturated and of non-finite values (`LayerHealth`). From the input, and from some of the layers, to the
+    outputs: the mean squared singular value of the Jacobian, by perturbations (`Gradient`). A verdict in words
+    (`Diagnosis.verdict`, `Diagnosis.troubles`). Models of 16-bit floats are run in float32.
+
+    Args:
+        model: A file, or a model in memory.
+        data: As `reinit` takes it. Synthetic feeds have 32 samples if `samples` does not say otherwise.
+        batch_size: Samples a batch.
+        samples: How many samples of the data are taken; all if not given.
+        dims: Lengths of symbolic dimensions of the inputs, by name.
+        images: How images become arrays.
+        probes: Perturbations for each Jacobian, at least 2; each costs one run from there to the outputs.
+        gradient_layers: From how many layers, evenly spaced in the order of execution.
+        provider: The execution provider of ONNX Runtime; the processor's if not given.
+        spill: A folder for activations that are held between layers; memory if not given.
+        threads: How many threads an operator has; all processors if not given.
+        external_root: A folder besides the model's own that its external data may lie in.
+
+    Raises:
+        ModelError: The model cannot be read, or values of it are missing.
+        DataError: The data does not fit the model.
+    """
+    for name, number, least in (("probes", probes, 2), ("gradient-layers", gradient_layers, 0)):
+        if number < least:
+            raise DataError(f"--{name} is {number}: give {least} or more")
+    running = Running(_threads(threads), provider, None if spill is None else Path(spill))
+    options = DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions())
+    return look_at(_open(model, external_root), Look(options, probes, gradient_layers, running=running))
 
 
 def inspect(
@@ -283,6 +352,14 @@ def _open(model: File | onnx.ModelProto, external_root: File | None) -> ModelFil
     if isinstance(model, onnx.ModelProto):
         return ModelFile.of(model)
     return ModelFile.open(model, external_root=None if external_root is None else Path(external_root))
+
+
+def _look_before(file: ModelFile, look: Look) -> Diagnosis | str:
+    """The diagnosis of the weights that a file has; why there is none where they are not there."""
+    try:
+        return look_at(file, look)
+    except ModelError as e:
+        return str(e)
 
 
 def _expect_all(signal: Signal) -> None:

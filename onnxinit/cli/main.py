@@ -17,6 +17,7 @@ from onnxinit.errors import OnnxinitError
 COMMANDS = {
     "reinit": "Write MODEL again with fresh weights.",
     "inspect": "Show what every tensor of MODEL is and what reinit would draw for it.",
+    "diagnose": "Say how the signal and the gradient of MODEL fare, layer by layer.",
     "schemes": "List the schemes with their parameters, formulas and sources.",
 }
 

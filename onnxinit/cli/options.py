@@ -67,6 +67,17 @@ _PLAN = [
     ),
 ]
 
+provider = click.option(
+    "--provider", metavar="NAME", help="Execution provider of ONNX Runtime. [default: the processor's]"
+)
+
+spill = click.option(
+    "--spill",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="A folder for activations that are held between layers. [default: memory]",
+)
+
 _RUNNING = [
     click.option("--calibrate", is_flag=True, help="Scale the weights of any scheme by LSUV as well."),
     click.option(
@@ -75,13 +86,8 @@ _RUNNING = [
         help="Whether batch norms get the statistics of their input on the data. [default: where LSUV scales]",
     ),
     click.option("--strict", is_flag=True, help="Leave with status 3 if a weight could not be scaled."),
-    click.option("--provider", metavar="NAME", help="Execution provider of ONNX Runtime. [default: the processor's]"),
-    click.option(
-        "--spill",
-        type=click.Path(path_type=Path, file_okay=False, exists=True),
-        metavar="DIR",
-        help="A folder for activations that are held between layers. [default: memory]",
-    ),
+    provider,
+    spill,
 ]
 
 

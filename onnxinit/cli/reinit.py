@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @options.running
 @click.option("--in-place", is_flag=True, help="Write over MODEL itself.")
 @click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
+@click.option("--diagnose", is_flag=True, help="Look at signal and gradient before and after, side by side.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option("--no-metadata", is_flag=True, help="Leave no note of how the weights were made in the model's metadata.")
 @click.option(
@@ -133,17 +134,28 @@ def _record(model: Path, result: Result) -> dict[str, Any]:
         "bytes": result.nbytes,
         "plan": result.plan.to_json(),
         "signal": None if result.signal is None else result.signal.to_json(),
+        **_diagnoses(result),
         "written": written,
     }
 
 
+def _diagnoses(result: Result) -> dict[str, Any]:
+    """The diagnoses of the old and the fresh weights, where they were asked for."""
+    if result.before is None:
+        return {}
+    before = result.before if isinstance(result.before, str) else result.before.to_json()
+    return {"diagnosis": {"before": before, "after": None if result.after is None else result.after.to_json()}}
+
+
 def _print(result: Result, seconds: float) -> None:
+    from onnxinit.report.diagnosis import compared
     from onnxinit.report.signal import findings
     from onnxinit.report.text import console, outcome, sections, total
 
     out = console()
     found = findings(result.signal) if result.signal is not None else ()
     last = total(result.plan, result.weights, result.nbytes)
-    for part in (*sections(result.plan, result.weights), *found, last):
+    looked = compared(result.before, result.after)
+    for part in (*sections(result.plan, result.weights), *found, *looked, last):
         out.print(part)
     out.print(outcome(result.path, seconds))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.cells import cell_len
@@ -19,7 +19,6 @@ from onnxinit.report.rows import Row, printable, rows
 _GAP = "  "
 _HEAD = ("tensor", "role", "shape", "fan in/out", "activation", "std", "scheme")
 _STYLES = ("", "cyan", "", "", "", "", "green")
-_DIM = ("dim",) * len(_HEAD)
 _PIPE_WIDTH = 100  # columns where there is no terminal to ask
 
 
@@ -43,28 +42,48 @@ class Paragraph:
             yield Text.assemble(self._indent, line)
 
 
-class WeightTable:
-    """The rows as a table in the width of the console.
+class Table:
+    """Lines of cells in the width of the console.
 
-    An id is never cut: one that is too long for its column stands on a line of its own, its details on the next.
+    A first cell (an id) is never cut: one that is too long for its column stands on a line of its own, the others on
+    the next.
+
+    Args:
+        head: The titles.
+        lines: The cells.
+        styles: A style for each column.
+        dim: Numbers of lines that matter less.
     """
 
-    def __init__(self, shown: Sequence[Row]):
-        self._lines = [_cells(r) for r in shown]
+    def __init__(
+        self,
+        head: Sequence[str],
+        lines: Sequence[Sequence[str]],
+        styles: Sequence[str],
+        dim: Collection[int] = (),
+    ):
+        self._head, self._lines, self._styles, self._faint = head, lines, styles, dim
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Lay the table out."""
-        widths = [max(map(cell_len, column)) for column in zip(_HEAD, *self._lines, strict=True)]
-        details = sum(widths[1:]) + len(_GAP) * (len(widths) - 1)
-        widths[0] = min(widths[0], max(options.max_width - details, len(_HEAD[0])))
-        yield _line(_HEAD, widths, ("bold",) * len(_HEAD))
+        head, columns = self._head, len(self._head)
+        widths = [max(map(cell_len, column)) for column in zip(head, *self._lines, strict=True)]
+        details = sum(widths[1:]) + len(_GAP) * (columns - 1)
+        widths[0] = min(widths[0], max(options.max_width - details, len(head[0])))
+        yield _line(head, widths, ("bold",) * columns)
         yield Text(("-" if options.ascii_only else "─") * min(options.max_width, widths[0] + details), style="dim")
-        for cells in self._lines:
-            styles = _DIM if cells[-1] == "kept" else _STYLES
+        for number, cells in enumerate(self._lines):
+            styles = ("dim",) * columns if number in self._faint else self._styles
             if cell_len(cells[0]) > widths[0]:
                 yield Text(cells[0], style=styles[0], overflow="fold")
                 cells = ("", *cells[1:])
             yield _line(cells, widths, styles)
+
+
+def weight_table(shown: Sequence[Row]) -> Table:
+    """The rows as a table."""
+    kept = {number for number, row in enumerate(shown) if row.scheme == "kept"}
+    return Table(_HEAD, [_cells(r) for r in shown], _STYLES, kept)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -107,7 +126,7 @@ def _some(ids: Sequence[str], room: int) -> str:
     return f"{text})"
 
 
-def sections(plan: Plan, weights: Iterable[Weight]) -> Iterator[WeightTable | KeptList | Paragraph]:
+def sections(plan: Plan, weights: Iterable[Weight]) -> Iterator[Table | KeptList | Paragraph]:
     """The parts of the text: the table, what is kept and why, the warnings.
 
     Args:
@@ -116,7 +135,7 @@ def sections(plan: Plan, weights: Iterable[Weight]) -> Iterator[WeightTable | Ke
     """
     shown = rows(weights, plan.entries)
     if shown:
-        yield WeightTable(shown)
+        yield weight_table(shown)
         yield Paragraph()
     if plan.kept:
         them = "it is" if len(plan.kept) == 1 else "they are"

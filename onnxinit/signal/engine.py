@@ -16,7 +16,7 @@ from onnxinit.signal.supply import Supply
 
 Feed = Mapping[str, Array]
 
-SMALL = 1024  # bytes of a kept tensor that becomes part of a piece's structure: shapes, axes, bounds
+SMALL = 1024  # bytes of a constant that becomes part of a piece's structure: shapes, axes, bounds
 _FED = frozenset("biufO")  # kinds of arrays that ONNX Runtime takes as they are; others go into the model
 
 
@@ -66,6 +66,10 @@ class Engine:
         self._done: set[Step] = set()
         self._left: dict[str, int] = {}
 
+    def fork(self, feeds: Iterable[Feed]) -> Engine:
+        """An engine of the same program on other feeds, which has run nothing yet."""
+        return Engine(self.program, self.supply, feeds, sessions=self.sessions)
+
     # ------------------------------------------------------------ what is needed
 
     def expect(self, names: Iterable[str]) -> None:
@@ -103,6 +107,10 @@ class Engine:
         else:
             array = self._stored(name)
             yield from (array for _ in self._feeds)
+
+    def hold(self, name: str, values: Iterable[Any]) -> None:
+        """Hold arrays for a name, one a batch, in place of what would be computed or fed."""
+        self._held.put_all([name], ([value] for value in values), [name])
 
     def change(self, name: str, change: Callable[[Any], Any]) -> None:
         """Put what is made of a value's arrays in their place."""
@@ -237,7 +245,7 @@ class Engine:
         if array.dtype.kind not in _FED or name in self.program.fixed:
             return True
         path = self.program.stored.get(name)
-        return path is not None and array.nbytes <= SMALL and self.supply.entry(path) is None
+        return path is not None and array.nbytes <= SMALL and self.supply.weight(path) is None
 
     def _filled(self, step: Step) -> Step:
         """The step with the values of the tensors that are stored in its subgraphs."""

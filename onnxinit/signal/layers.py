@@ -282,7 +282,7 @@ class _Tracer:
 
     def _is_bias(self, name: str) -> bool:
         """Whether a value follows from stored biases alone."""
-        paths = list(_leaves(self._program, name))
+        paths = list(leaves(self._program, name))
         return bool(paths) and all(self._roles.get(p) == BIAS for p in paths)
 
 
@@ -293,10 +293,10 @@ def bias_weight(program: Program, name: str) -> str:
     return program.stored.get(name, "")
 
 
-def _leaves(program: Program, name: str) -> Iterator[str]:
+def leaves(program: Program, name: str) -> Iterator[str]:
     """Paths of the float tensors that a value follows from."""
     if name in program.stored:
         yield program.stored[name]
     step = program.makers.get(name)
     for before in step.inputs[:1] if step is not None and step.op in _VIEWS else ():
-        yield from _leaves(program, before)
+        yield from leaves(program, before)

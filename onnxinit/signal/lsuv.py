@@ -24,7 +24,7 @@ from onnxinit.schemes import Spec
 from onnxinit.signal.engine import Feed
 from onnxinit.signal.findings import Finding, Status
 from onnxinit.signal.layers import RECURRENT, Layer, bias_weight
-from onnxinit.signal.outputs import Output
+from onnxinit.signal.outputs import Output, matrix_of
 from onnxinit.signal.statistics import gate_moments
 from onnxinit.signal.supply import Supply, times
 from onnxinit.signal.walk import PLAIN, Running, Walk
@@ -227,7 +227,7 @@ class _Sweep:
         engine, weight = self.walk.engine, layer.weight
         x, operand = layer.step.inputs[0], layer.step.inputs[layer.at]
         engine.compute([x, operand])
-        matrix = self._matrix(layer)
+        matrix = matrix_of(layer, engine)
         gates = matrix.shape[0] * RECURRENT.get(layer.step.key, 1) if layer.step.key in RECURRENT else 1
         stacked = np.concatenate(list(matrix), axis=-1)
         stds = _gate_stds(engine.product(x, stacked), gates)
@@ -242,16 +242,6 @@ class _Sweep:
         scale = np.repeat(target / stds, weight.shape[1] * len(matrix) // gates) if axis else np.asarray(target / whole)
         self._scale(layer, entry, _factor(scale, axis))
         self._found(layer, "set", whole, target, None, 1, note)
-
-    def _matrix(self, layer: Layer) -> Floats:
-        """What an operator multiplies its input by: (directions, in, out)."""
-        step, weight = layer.step, layer.weight
-        if weight.quantised is not None and len(layer.chain) == 1:
-            held = self.supply.real(weight.path)
-        else:
-            held = next(iter(self.walk.engine.values(step.inputs[layer.at])))
-        stacked: Floats = held.reshape(-1, *held.shape[-2:]).astype(np.float32)
-        return stacked.transpose(0, 2, 1) if step.op in ("LSTM", "GRU", "RNN") else stacked
 
     def _look(self, layer: Layer, status: Status, note: str) -> None:
         """Measure what a layer gives as it is."""

@@ -135,6 +135,17 @@ class Output:
         return numbers.reshape(shape)
 
 
+def matrix_of(layer: Layer, engine: Engine) -> Floats:
+    """What an operator multiplies its input by, of a layer whose product is inside it: (directions, in, out)."""
+    step, weight = layer.step, layer.weight
+    if weight.quantised is not None and len(layer.chain) == 1:
+        held = engine.supply.real(weight.path)
+    else:
+        held = next(iter(engine.values(step.inputs[layer.at])))
+    stacked: Floats = held.reshape(-1, *held.shape[-2:]).astype(np.float32)
+    return stacked.transpose(0, 2, 1) if step.op in ("LSTM", "GRU", "RNN") else stacked
+
+
 def _beta(layer: Layer) -> float:
     beta = [a.f for a in layer.step.node.attribute if a.name == "beta"] if layer.step.op == "Gemm" else []
     return float(beta[0]) if beta else 1.0

@@ -24,7 +24,7 @@ from onnxinit.model import ModelFile
 from onnxinit.signal.unfuse import SPLITS
 
 _HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
-_RANDOM = frozenset(
+RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
@@ -171,7 +171,7 @@ class Program:
         self.moving = set(self.inputs)
         for place, s in enumerate(self.steps):
             s.place = place
-            if s.op in _RANDOM or not self.moving.isdisjoint(s.inputs):
+            if s.op in RANDOM or not self.moving.isdisjoint(s.inputs):
                 self.moving.update(n for n in s.outputs if n)
             for name in dict.fromkeys(s.inputs):
                 self.readers.setdefault(name, []).append(s)

@@ -52,11 +52,13 @@ class Walk:
         weights: Those whose layers are visited.
         running: How pieces are run.
         recalibrate: Whether batch norms whose running statistics are drawn get those of their input.
+        asks: What will be asked for at a layer.
 
     Attributes:
         engine: Runs the network.
         missed: By id, why the layer of a weight was not reached.
         norms: Ids of the running statistics that were measured.
+        closed: Ifs whose batches take both branches.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Walk:
         running: Running = PLAIN,
         *,
         recalibrate: bool = False,
+        asks: Callable[[Program, Layer], list[str]] | None = None,
     ):
         quantised = [w.path for w in supply.analysis.weights if w.quantised is not None]
         self.program = Program.of(supply.file, quantised)
@@ -76,10 +79,11 @@ class Walk:
         )
         self.missed: dict[str, str] = {}
         self.norms: list[str] = []
+        self.closed: set[Step] = set()
         self._weights = weights
         self._recalibrate = recalibrate
+        self._asks = asks or needs
         self._over: set[object] = set()  # layers and steps that the walk is past
-        self._closed: set[Step] = set()  # Ifs whose batches take both branches
         self._broken: dict[Step, str] = {}
         self._untaken: dict[str, str] = {}
 
@@ -105,7 +109,7 @@ class Walk:
         ]
         wanted = [name for step, layer in stops for name in (*step.inputs, *((layer.output,) if layer else ()))]
         stops += [(step, None) for step in self._branches(wanted)]
-        self.engine.expect([name for step, layer in stops for name in _asked(step, layer)])
+        self.engine.expect([name for step, layer in stops for name in self._asked(step, layer)])
         for step, layer in sorted(stops, key=lambda s: (s[0].place, s[1] is not None)):
             try:
                 self._check(step)
@@ -125,9 +129,15 @@ class Walk:
                     self.missed[layer.weight.id] = f"behind {e.step.label}, which cannot be run: {e.reason}"
                 self._over.add(step if layer is None else _key(layer))
             finally:
-                for name in _asked(step, layer):
+                for name in self._asked(step, layer):
                     self.engine.give_up(name)
         return False
+
+    def _asked(self, step: Step, layer: Layer | None) -> list[str]:
+        """What will be asked for at a stop."""
+        if layer is not None:
+            return self._asks(self.program, layer)
+        return [step.inputs[0], *(step.outputs if step.op == "If" else ())]
 
     def _check(self, step: Step) -> None:
         """See that no step fails again that failed before."""
@@ -141,7 +151,7 @@ class Walk:
     def _branches(self, wanted: Iterable[str]) -> list[Step]:
         """The Ifs on the way to what is wanted, and those with weights of the walk inside."""
         inside = {w.path for w in self._weights}
-        ifs = [s for s in self.program.steps if s.op == "If" and s not in self._closed and s not in self._over]
+        ifs = [s for s in self.program.steps if s.op == "If" and s not in self.closed and s not in self._over]
         if not ifs:
             return []
         needed = set(self.engine.ancestors(wanted))
@@ -156,7 +166,7 @@ class Walk:
         self.engine.compute([condition])
         taken = {bool(np.asarray(value).reshape(-1)[0]) for value in self.engine.values(condition)}
         if len(taken) != 1:
-            self._closed.add(step)
+            self.closed.add(step)
             held = [*step.inner, *(self.program.stored.get(name, "") for name in step.inputs)]
             self._leave(held, f"inside {step.label}, whose branches some batches take and others do not")
             return
@@ -209,10 +219,9 @@ def _key(layer: Layer) -> object:
     return layer.weight.id, layer.step, layer.at
 
 
-def _asked(step: Step, layer: Layer | None) -> list[str]:
-    """What will be asked for at a stop."""
-    if layer is None:
-        return [step.inputs[0], *(step.outputs if step.op == "If" else ())]
+def needs(program: Program, layer: Layer) -> list[str]:
+    """What it takes to measure and scale a layer."""
+    step = layer.step
     if layer.inside:
         return [step.inputs[0], step.inputs[layer.at]]
     if layer.exact:
