@@ -99,13 +99,13 @@ def rectified(depth: int, width: int) -> onnx.ModelProto:
 
 
 def test_forty_rectified_layers_keep_the_signal() -> None:
-    """Each layer multiplies the variance by 1 + e, e of a few hundredths at this width; a std off by 1.41 by 2^40."""
-    model = onnxinit.reinit(rectified(40, 512), scheme="sparse").model
+    """Chance takes the power a few times down or up; a std that is off by 1.41 takes it 2^40 times."""
+    model = onnxinit.reinit(rectified(40, 256), scheme="sparse").model
     assert model is not None
-    x = np.random.default_rng(0).standard_normal((64, 512), np.float32)
+    x = np.random.default_rng(0).standard_normal((64, 256), np.float32)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (out,) = session.run(None, {"x": x})
-    assert 0.1 < float(np.square(out).mean()) < 10
+    assert 1e-3 < float(np.square(out).mean()) < 1e3
 
 
 def test_a_plan_repeats_it_and_says_so_again() -> None:

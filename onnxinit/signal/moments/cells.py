@@ -83,7 +83,8 @@ def simulate(
 
     r = drawn(gates, WIDTH, WIDTH) * math.sqrt(recurrent / WIDTH)
     shared = drawn(gates, SAMPLES, WIDTH) * math.sqrt(var * rho)
-    h = c = np.zeros((SAMPLES, WIDTH))
+    h: Array = np.zeros((SAMPLES, WIDTH))
+    c: Array = h
     states: list[Array] = []
     for _ in range(steps):
         own = drawn(gates, SAMPLES, WIDTH) * math.sqrt(var * (1.0 - rho)) + shared

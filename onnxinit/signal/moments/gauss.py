@@ -50,7 +50,7 @@ _Z, _MASS = _panels()
 _PROJECT = _hermite(_Z) * _MASS
 _COMMON, _COMMON_MASS = (a.astype(np.float64) for a in np.polynomial.hermite_e.hermegauss(24))
 _COMMON_MASS = _COMMON_MASS / _COMMON_MASS.sum()
-_OWN = np.linspace(-_REACH, _REACH, 641)
+_OWN = np.linspace(-_REACH, _REACH, 641, dtype=np.float64)
 _OWN_MASS = np.exp(-0.5 * _OWN * _OWN)
 _OWN_MASS /= _OWN_MASS.sum()
 
