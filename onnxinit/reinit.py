@@ -14,7 +14,7 @@ import onnx
 
 from onnxinit import __version__
 from onnxinit.analysis import Analysis, Weight, analyse
-from onnxinit.errors import DataError, ExpectationError, ModelError, SchemeError
+from onnxinit.errors import ExpectationError, ModelError, SchemeError
 from onnxinit.model import ModelFile, build, write
 from onnxinit.plan import Donors, Left, Plan, fit_plan, make_plan
 from onnxinit.report import Inspection
@@ -163,6 +163,8 @@ def reinit(
     analysis = analyse(file)
     donors = Donors(None if external_root is None else Path(external_root))
     made, signal = asked.plan_for(analysis, donors), None
+    if diagnose and data is not None:  # a generator gives its feeds once
+        told = replace(told, data=replace(told.data, data=told.data.open(model_inputs(file.proto))))
     made = asked.by_moments(made, analysis, None if data is None else (file, told))
     look = Look(told.data, running=told.running)
     before = _look_before(file, look) if diagnose else None
@@ -178,9 +180,8 @@ def reinit(
     if dry_run:
         return result
     if output is None and file.path is None:
-        fresh_model = build(file, values, metadata=notes, threads=workers)
-        after = look_at(ModelFile.of(fresh_model), look) if diagnose else None
-        return replace(result, model=fresh_model, after=after)
+        built = build(file, values, metadata=notes, threads=workers)
+        return replace(result, model=built, after=look_at(ModelFile.of(built), look) if diagnose else None)
     out = output_path(file.path or "", output, in_place=in_place)
     counted = _counted(progress, nbytes)
     write(file, out, values, metadata=notes, force=force, in_place=in_place, threads=workers, progress=counted)
@@ -227,9 +228,6 @@ def diagnose(
         ModelError: The model cannot be read, or values of it are missing.
         DataError: The data does not fit the model.
     """
-    for name, number, least in (("probes", probes, 2), ("gradient-layers", gradient_layers, 0)):
-        if number < least:
-            raise DataError(f"--{name} is {number}: give {least} or more")
     running = Running(_threads(threads), provider, None if spill is None else Path(spill))
     options = DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions())
     return look_at(_open(model, external_root), Look(options, probes, gradient_layers, running=running))

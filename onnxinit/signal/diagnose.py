@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxinit.analysis import analyse
+from onnxinit.errors import DataError
 from onnxinit.model import ModelFile
 from onnxinit.plan import SIGNAL_ROLES, Plan
 from onnxinit.sampling import STREAM
@@ -53,6 +54,11 @@ class Look:
     layers: int = 12
     seed: int = 0
     running: Running = PLAIN
+
+    def __post_init__(self) -> None:
+        for name, number, least in (("probes", self.probes, 2), ("gradient-layers", self.layers, 0)):
+            if number < least:
+                raise DataError(f"--{name} is {number}: give {least} or more")
 
 
 def look_at(file: ModelFile, told: Look) -> Diagnosis:

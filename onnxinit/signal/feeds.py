@@ -42,7 +42,7 @@ class DataOptions:
     """All that says which data a model is fed, as commands and functions pass it on.
 
     Attributes:
-        data: As `open_feeds` takes it.
+        data: As `open_feeds` takes it, or what it gave.
         batch_size: Samples a batch; None for what `open_feeds` says.
         samples: Take the first so many; None for all.
         dims: Lengths of symbolic dimensions by name.
@@ -56,7 +56,9 @@ class DataOptions:
     images: ImageOptions = field(default_factory=ImageOptions)
 
     def open(self, inputs: Sequence[Input], seed: int = 0) -> Feeds:
-        """`open_feeds` with these options."""
+        """`open_feeds` with these options; data that is open already as it is."""
+        if isinstance(self.data, Feeds):
+            return self.data
         return open_feeds(
             self.data,
             inputs,

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from oracle import normal, run
 
 import onnxinit
+from onnxinit.errors import DataError
 from onnxinit.signal import Diagnosis, Gradient, LayerHealth
 
 Numbers = npt.NDArray[np.float64]
@@ -506,3 +507,17 @@ def test_reinit_looks_before_and_after() -> None:
     again = onnxinit.diagnose(result.model, threads=1)
     assert again.layers == result.after.layers
     json.dumps(result.after.to_json(), allow_nan=False)
+
+
+def test_a_generator_is_enough_for_before_and_after() -> None:
+    feeds = ({"x": normal(5, 12, seed=n)} for n in range(2))
+    model = mlp(drawn(12, 9, 4), "Relu")
+    result = onnxinit.reinit(model, scheme="he", diagnose=True, data=feeds, threads=1)
+    assert isinstance(result.before, Diagnosis)
+    assert result.after is not None
+    assert (result.before.samples, result.after.samples) == (10, 10)
+
+
+def test_too_few_probes() -> None:
+    with pytest.raises(DataError, match="--probes is 1: give 2 or more"):
+        onnxinit.diagnose(mlp(drawn(4, 3)), probes=1)
