@@ -60,7 +60,8 @@ def _fit(entry: Entry, weight: Weight) -> Entry:
     gains = entry.gain.values if isinstance(entry.gain, Vector) else (entry.gain,)
     if not all(math.isfinite(g) and g >= 0 for g in gains):
         raise SchemeError(f"the plan's gain of '{entry.id}' must be finite and at least 0")
-    if entry.measured is not None and entry.measured.values.size != weight.size:
+    values = weight.size if weight.quantised is None else math.prod(weight.quantised.shape)
+    if entry.measured is not None and entry.measured.values.size != values:
         raise SchemeError(
             f"the plan has {entry.measured.values.size} measured values of '{entry.id}', which do not fit "
             f"{label(weight)}: make a plan for this model"

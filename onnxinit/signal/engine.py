@@ -17,6 +17,7 @@ from onnxinit.signal.supply import Supply
 Feed = Mapping[str, Array]
 
 SMALL = 1024  # bytes of a constant that becomes part of a piece's structure: shapes, axes, bounds
+_RECODES = frozenset({"Cast", "CastLike", "DequantizeLinear"})
 _FED = frozenset("biufO")  # kinds of arrays that ONNX Runtime takes as they are; others go into the model
 
 
@@ -168,6 +169,25 @@ class Engine:
                 piece = Piece([step], {"x": type_of(x), "w": type_of(matrix)}, {}, ["y"])
                 session = self.sessions.get(piece)
             yield session.run(piece.results, piece.feed({"x": x, "w": matrix}))[0]
+
+    def moved(self, steps: Sequence[Step], numbers: Array) -> Array:
+        """What steps that move a stored tensor, each the result of the one before, make of integers in its place.
+
+        Args:
+            steps: Casts and dequantisation among them change nothing.
+            numbers: int64, of the shape of the tensor.
+        """
+        plain = [
+            s if s.op not in _RECODES else Step.of(helper.make_node("Identity", s.inputs[:1], s.outputs[:1]))
+            for s in steps
+        ]
+        made = {n for s in plain for n in s.outputs}
+        others = [n for s in plain for n in s.inputs[1:] if n and n not in made]
+        held = {n: numpy_helper.from_array(np.asarray(next(self.values(n))), n) for n in others}
+        first, last = plain[0].inputs[0], plain[-1].outputs[0]
+        piece = Piece(plain, {first: type_of(numbers)}, held, [last])
+        found: Array = self.sessions.get(piece).run(piece.results, piece.feed({first: numbers}))[0]
+        return found
 
     def _run(self, steps: Sequence[Step], fetch: Sequence[str]) -> None:
         try:

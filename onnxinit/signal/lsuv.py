@@ -21,13 +21,16 @@ import numpy.typing as npt
 from onnxinit.analysis import Weight
 from onnxinit.plan import Entry, Gain, Measured, Plan, Vector, entry_of
 from onnxinit.schemes import Spec
+from onnxinit.signal.balance import Balance
 from onnxinit.signal.engine import Feed
 from onnxinit.signal.findings import Finding, Status
 from onnxinit.signal.layers import RECURRENT, Layer, bias_weight
+from onnxinit.signal.learned import LEARNED, learn
 from onnxinit.signal.outputs import Output, matrix_of
+from onnxinit.signal.program import Program
 from onnxinit.signal.statistics import gate_moments
 from onnxinit.signal.supply import Supply, times
-from onnxinit.signal.walk import PLAIN, Running, Walk
+from onnxinit.signal.walk import PLAIN, Running, Walk, needs
 
 Floats = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.float64]
@@ -43,11 +46,13 @@ class Swept:
         plan: The plan with the gains and what was measured.
         findings: Layer by layer, in the order of execution; then the weights whose layers were not reached.
         norms: Ids of running statistics that were measured.
+        notes: What a reader should know of the whole.
     """
 
     plan: Plan
     findings: tuple[Finding, ...]
     norms: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def lsuv(
@@ -62,14 +67,14 @@ def lsuv(
 
     Args:
         supply: The weights as their bases draw them.
-        asked: By id the spec of LSUV that a weight gets.
+        asked: By id the spec that a weight gets: LSUV, or what learns its values from data before they are scaled.
         feeds: The calibration data; iterated over several times.
         running: How pieces of the network are run.
         recalibrate: Whether the running statistics of batch norms are measured on the way.
     """
     start = supply.plan
     factors: dict[str, float] = {}
-    most = max((int(s.values["max_iter"] or 1) for s in asked.values()), default=1)
+    most = max((int(s.values.get("max_iter") or 1) for s in asked.values()), default=1)
     for left in reversed(range(most)):
         sweep = _Sweep(
             Supply(start, supply.analysis, supply.file, supply.donors), asked, feeds, running, recalibrate, factors
@@ -81,7 +86,24 @@ def lsuv(
         factors = {ident: factors.get(ident, 1.0) * step for ident, step in off.items()} | {
             ident: factor for ident, factor in factors.items() if ident not in off
         }
-    return Swept(sweep.supply.plan, tuple(sweep.findings), tuple(sweep.walk.norms))
+    swept = Swept(sweep.supply.plan, tuple(sweep.findings), tuple(sweep.walk.norms))
+    weights = [supply.analysis.by_id[i] for i in sweep.linear if sweep.asked[i].values["balance"]]
+    return _balanced(swept, weights, start, sweep.supply, feeds, running) if len(weights) > 1 else swept
+
+
+def _balanced(
+    swept: Swept, weights: list[Weight], start: Plan, supply: Supply, feeds: Iterable[Feed], running: Running
+) -> Swept:
+    """Scale weights once more, to the same rates of change; what their layers give is measured anew."""
+    unmeasured = [e for e in start.entries if e.id in swept.norms]
+    found = dict.fromkeys(f.id for f in swept.findings if f.status != "missed")
+    looked = [supply.analysis.by_id[i] for i in found]
+    done = Balance(supply, unmeasured, weights, looked, feeds, running).run()
+    findings: list[Finding] = []
+    for f in swept.findings:
+        std, mean = done.outputs[f.id].pop(0) if done.outputs.get(f.id) else (None, None)
+        findings.append(replace(f, after=std, mean=mean))
+    return Swept(done.plan, tuple(findings), swept.norms, (done.note,))
 
 
 class _Sweep:
@@ -97,12 +119,15 @@ class _Sweep:
         factors: Mapping[str, float],
     ):
         self.supply = supply
-        self.asked = asked
+        self._learned = {i: s for i, s in asked.items() if s.name in LEARNED}
+        self.asked = {i: _scaling(s) for i, s in asked.items()}
         self.findings: list[Finding] = []
         weights = [w for w in supply.analysis.weights if w.id in asked]
-        self.walk = Walk(supply, feeds, weights, running, recalibrate=recalibrate)
+        self.walk = Walk(supply, feeds, weights, running, recalibrate=recalibrate, asks=self._needs)
         self._factors = factors
         self._set: set[str] = set()
+        self._notes: dict[str, str] = {}
+        self.linear: list[str] = []  # weights whose layers are linear in them, and have what was asked for
 
     def run(self) -> None:
         """Walk; what was not reached comes last."""
@@ -127,6 +152,11 @@ class _Sweep:
     def _flag(self, layer: Layer, name: str) -> bool:
         return bool(self.asked[layer.weight.id].values[name])
 
+    def _needs(self, program: Program, layer: Layer) -> list[str]:
+        """What is asked for at a layer: its inputs too where filters are learned from them."""
+        asked = needs(program, layer)
+        return list(dict.fromkeys([*asked, *layer.step.inputs])) if layer.weight.id in self._learned else asked
+
     # ------------------------------------------------------------ one layer
 
     def _visit(self, layer: Layer) -> None:
@@ -135,13 +165,24 @@ class _Sweep:
             return
         if layer.weight.id in self._set:
             self._look(layer, "later use", "its first use decided the scale")
-        elif layer.inside:
-            self._inside(layer, self._near_one(layer, entry))
+            return
+        entry = self._near_one(layer, self._learn(layer, entry))
+        if layer.inside:
+            self._inside(layer, entry)
         elif layer.exact:
-            self._exact(layer, self._near_one(layer, entry))
+            self._exact(layer, entry)
         else:
-            self._iterate(layer, self._near_one(layer, entry))
+            self._iterate(layer, entry)
         self._set.update(weight.id for weight in (layer.weight, *layer.joined))
+
+    def _learn(self, layer: Layer, entry: Entry) -> Entry:
+        """The entry with the values that the layer's input asks for, where they are to be learned."""
+        spec = self._learned.get(layer.weight.id)
+        if spec is None:
+            return entry
+        entry, self._notes[layer.weight.id] = learn(layer, entry, spec, self.walk.engine, self.supply)
+        self.supply.set(entry)
+        return entry
 
     def _near_one(self, layer: Layer, entry: Entry) -> Entry:
         """The entry scaled to give outputs near 1, where it would give such as no float holds."""
@@ -159,7 +200,7 @@ class _Sweep:
         target = self._target(layer.weight.id)
         scale, note = output.scale_for(target), ""
         status: Status = "set"
-        if self._flag(layer, "per_channel") and axis is None:
+        if self._flag(layer, "per_channel") and axis is None and _units(layer.weight) > 1:
             note = "its channels do not lie along one axis of the weight, so it is scaled as a whole"
         if scale is None:
             scale, (status, note) = np.ones(()), output.fault(target)
@@ -169,6 +210,8 @@ class _Sweep:
         if isinstance(shift, str):
             note, shift = shift, None
         self._scale(layer, entry, _factor(scale, axis))
+        if status == "set" and not layer.joined and layer.weight.quantised is None:
+            self.linear.append(layer.weight.id)
         output.apply(scale, shift)
         after, mean = output.moments(scale, shift)
         self._found(layer, status, output.std, after, mean, 1, note)
@@ -263,8 +306,15 @@ class _Sweep:
         note: str,
     ) -> None:
         step = layer.step
+        note = "; ".join(n for n in (self._notes.pop(layer.weight.id, ""), note) if n)
         for weight in (layer.weight, *layer.joined):
             self.findings.append(Finding(weight.id, step.op, step.node.name, status, before, after, mean, runs, note))
+
+
+def _scaling(spec: Spec) -> Spec:
+    """How LSUV scales what a scheme gives."""
+    known = Spec.of("lsuv").values
+    return spec if spec.name == "lsuv" else Spec.of("lsuv", {k: v for k, v in spec.values.items() if k in known})
 
 
 def _stuck(stds: list[float]) -> bool:
@@ -286,6 +336,11 @@ def _gain_axis(weight: Weight) -> int | None:
     kinds = [{k for n, k in zip(ns, ks, strict=True) if n > 1} for ns, ks in zip(part.factors, part.kinds, strict=True)]
     axes = [i for i, k in enumerate(kinds) if k & {"out", "block"}]
     return axes[0] if len(axes) == 1 and kinds[axes[0]] <= {"out", "block"} else None
+
+
+def _units(weight: Weight) -> int:
+    """How many units a weight has."""
+    return sum(part.blocks * part.block_shape[0] for part in (weight.layout.parts if weight.layout else ()))
 
 
 def _gate_stds(batches: Iterable[Floats], gates: int) -> Numbers:

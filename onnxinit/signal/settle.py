@@ -76,7 +76,7 @@ def settle(
         kept.samples,
         swept.findings,
         swept.norms,
-        feeds.notes,
+        (*feeds.notes, *swept.notes),
         time.perf_counter() - started,
     )
     return settled, signal

@@ -86,8 +86,8 @@ def _exactly(flat: Array) -> Moments:
 
 
 def channel_moments(values: Array, axis: int) -> Moments:
-    """The moments of every index along an axis."""
-    shape = values.shape
+    """The moments of every index along an axis, which counts from the end if it is below 0."""
+    shape, axis = values.shape, axis % values.ndim
     apart = values.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
     count = apart.shape[0] * apart.shape[2]
     if apart.dtype == np.float32 and apart.shape[2] <= 4 * _RUN:

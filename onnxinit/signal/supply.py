@@ -96,6 +96,23 @@ class Supply:
         return self._quantised[path]
 
 
+class Drawn(Supply):
+    """What every stored tensor holds, each drawn once and kept: for a network that is run again and again.
+
+    Entries are not set any more.
+    """
+
+    def __init__(self, plan: Plan, analysis: Analysis, file: ModelFile, donors: Donors | None = None):
+        super().__init__(plan, analysis, file, donors)
+        self._arrays: dict[str, Array] = {}
+
+    def array(self, path: str, run: tuple[int, int] | None = None) -> Array:
+        """As `Supply.array`."""
+        if path not in self._arrays:
+            self._arrays[path] = super().array(path)
+        return self._arrays[path] if run is None else self._arrays[path].reshape(-1)[run[0] : sum(run)]
+
+
 def _drawn(values: Fresh) -> npt.NDArray[np.uint8]:
     """All bytes of a tensor's fresh values."""
     out = np.empty(values.nbytes, np.uint8)

@@ -19,6 +19,7 @@ from onnxinit.schemes import Spec
 from onnxinit.signal.engine import Engine, Feed, StepError
 from onnxinit.signal.layers import Layer, find_layers
 from onnxinit.signal.program import Program, Step, free_names, path_of, tensors_in
+from onnxinit.signal.sessions import Sessions
 from onnxinit.signal.statistics import Moments, channel_moments
 from onnxinit.signal.supply import Supply
 
@@ -53,6 +54,7 @@ class Walk:
         running: How pieces are run.
         recalibrate: Whether batch norms whose running statistics are drawn get those of their input.
         asks: What will be asked for at a layer.
+        sessions: Sessions to share with another walk through the same network.
 
     Attributes:
         engine: Runs the network.
@@ -70,12 +72,19 @@ class Walk:
         *,
         recalibrate: bool = False,
         asks: Callable[[Program, Layer], list[str]] | None = None,
+        sessions: Sessions | None = None,
     ):
         quantised = [w.path for w in supply.analysis.weights if w.quantised is not None]
         self.program = Program.of(supply.file, quantised)
         self.supply = supply
         self.engine = Engine(
-            self.program, supply, feeds, threads=running.threads, provider=running.provider, spill=running.spill
+            self.program,
+            supply,
+            feeds,
+            sessions=sessions,
+            threads=running.threads,
+            provider=running.provider,
+            spill=running.spill,
         )
         self.missed: dict[str, str] = {}
         self.norms: list[str] = []

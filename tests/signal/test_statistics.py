@@ -82,3 +82,9 @@ def test_what_is_not_finite_shows(bad: float) -> None:
     x[1, 1, 5] = bad
     assert not np.isfinite(moments_of(x).variance)
     assert np.isfinite(channel_moments(x, 1).variance).tolist() == [True, False, True]
+
+
+def test_an_axis_counts_from_the_end_too() -> None:
+    values = np.random.default_rng(5).standard_normal((6, 5, 4)).astype(np.float32)
+    for axis in (-1, -2, -3):
+        assert (channel_moments(values, axis).mean == channel_moments(values, axis + 3).mean).all()
