@@ -44,7 +44,7 @@ from onnxinit.analysis import analyse
 from onnxinit.model import ModelFile
 from onnxinit.plan import make_plan
 from onnxinit.signal import Calibration, DataOptions, Running, settle
-from onnxinit.signal.supply import Supply
+from onnxinit.signal.run.supply import Supply
 
 HERE = Path(__file__).parent
 MODELS = ("resnet50", "resnet50_bn", "transformer")

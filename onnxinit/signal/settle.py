@@ -9,13 +9,13 @@ from onnxinit.analysis import Analysis
 from onnxinit.model import ModelFile
 from onnxinit.plan import SIGNAL_ROLES, Donors, Entry, Plan, base_entry, fit_plan
 from onnxinit.schemes import Spec
-from onnxinit.signal.feeds import DataOptions
-from onnxinit.signal.findings import Signal
-from onnxinit.signal.inputs import model_inputs
-from onnxinit.signal.kept_feeds import KeptFeeds
-from onnxinit.signal.lsuv import lsuv
-from onnxinit.signal.supply import Supply
-from onnxinit.signal.walk import PLAIN, Running
+from onnxinit.signal.data.feeds import DataOptions
+from onnxinit.signal.data.inputs import model_inputs
+from onnxinit.signal.data.kept_feeds import KeptFeeds
+from onnxinit.signal.passes.findings import Signal
+from onnxinit.signal.passes.lsuv import lsuv
+from onnxinit.signal.run.supply import Supply
+from onnxinit.signal.run.walk import PLAIN, Running
 
 
 @dataclass(frozen=True, slots=True)

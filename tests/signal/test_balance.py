@@ -16,9 +16,9 @@ import onnxinit
 from onnxinit.analysis import analyse
 from onnxinit.errors import SchemeError
 from onnxinit.model import ModelFile
-from onnxinit.signal.balance import PROBES, Rates, rates
-from onnxinit.signal.supply import Supply
-from onnxinit.signal.walk import Walk
+from onnxinit.signal.passes.balance import PROBES, Rates, rates
+from onnxinit.signal.run.supply import Supply
+from onnxinit.signal.run.walk import Walk
 
 Numbers = np.ndarray[Any, np.dtype[Any]]
 

@@ -195,7 +195,7 @@ def test_convolutions_pooling_shortcuts_and_several_outputs() -> None:
 def test_figures_are_the_same_however_many_probes_are_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = mlp(drawn(9, 20, 4, var=2), "Relu"), {"x": normal(10, 9)}
     found = onnxinit.diagnose(model, data=data, threads=1)
-    monkeypatch.setattr("onnxinit.signal.gradients._MOST", 1)
+    monkeypatch.setattr("onnxinit.signal.health.gradients._MOST", 1)
     alone = onnxinit.diagnose(model, data=data, threads=1)
     assert [square(gradient(h)) for h in alone.layers] == pytest.approx([square(gradient(h)) for h in found.layers])
 

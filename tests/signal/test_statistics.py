@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxinit.signal.statistics import Moments, channel_moments, moments_of
+from onnxinit.signal.run.statistics import Moments, channel_moments, moments_of
 
 
 def values(shape: tuple[int, ...], mean: float, std: float, seed: int = 0) -> np.ndarray:

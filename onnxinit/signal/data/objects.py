@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from onnxinit.errors import DataError, OnnxinitError
-from onnxinit.signal.inputs import Input
-from onnxinit.signal.pieces import Piece, Pieces, as_arrays
+from onnxinit.signal.data.inputs import Input
+from onnxinit.signal.data.pieces import Piece, Pieces, as_arrays
 
 T = TypeVar("T")
 _SPEC = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")

@@ -41,13 +41,13 @@ import numpy.typing as npt
 from onnxinit.analysis import Weight
 from onnxinit.plan import Entry, Plan
 from onnxinit.sampling import stream, weight_key
-from onnxinit.signal.engine import Engine, Feed, StepError
-from onnxinit.signal.layers import Layer, bias_weight
-from onnxinit.signal.outputs import Output
-from onnxinit.signal.program import Program
-from onnxinit.signal.sessions import Sessions
-from onnxinit.signal.supply import Drawn, Supply, times
-from onnxinit.signal.walk import Running, Walk, needs
+from onnxinit.signal.run.engine import Engine, Feed, StepError
+from onnxinit.signal.run.layers import Layer, bias_weight
+from onnxinit.signal.run.outputs import Output
+from onnxinit.signal.run.program import Program
+from onnxinit.signal.run.sessions import Sessions
+from onnxinit.signal.run.supply import Drawn, Supply, times
+from onnxinit.signal.run.walk import Running, Walk, needs
 
 Floats = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.float64]

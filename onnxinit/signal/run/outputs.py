@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxinit.signal.engine import Engine
-from onnxinit.signal.findings import Status
-from onnxinit.signal.layers import Layer
-from onnxinit.signal.statistics import Moments, channel_moments, moments_of
+from onnxinit.signal.passes.findings import Status
+from onnxinit.signal.run.engine import Engine
+from onnxinit.signal.run.layers import Layer
+from onnxinit.signal.run.statistics import Moments, channel_moments, moments_of
 
 Floats = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.float64]

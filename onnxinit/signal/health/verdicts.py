@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from onnxinit.signal.diagnosis import Kind, LayerHealth, Trouble
+from onnxinit.signal.health.diagnosis import Kind, LayerHealth, Trouble
 
 RANGE = 1e3  # between the first layer's std and the others', the last layer's gradient and the others'
 DEAD = 0.9

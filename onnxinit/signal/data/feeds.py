@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxinit.errors import DataError
-from onnxinit.signal.batches import batches, plan_cut
-from onnxinit.signal.checks import check_heads
-from onnxinit.signal.images import ImageOptions
-from onnxinit.signal.inputs import Input, pin
-from onnxinit.signal.pieces import Feed, Piece, Pieces
-from onnxinit.signal.readers import read
-from onnxinit.signal.synthetic import synthetic
+from onnxinit.signal.data.batches import batches, plan_cut
+from onnxinit.signal.data.checks import check_heads
+from onnxinit.signal.data.images import ImageOptions
+from onnxinit.signal.data.inputs import Input, pin
+from onnxinit.signal.data.pieces import Feed, Piece, Pieces
+from onnxinit.signal.data.readers import read
+from onnxinit.signal.data.synthetic import synthetic
 
 SYNTHETIC = "synthetic"
 

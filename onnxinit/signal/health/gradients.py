@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxinit.sampling import stream, weight_key
-from onnxinit.signal.diagnosis import Gradient
-from onnxinit.signal.engine import Engine, Feed, StepError
-from onnxinit.signal.program import RANDOM, Program, Step
+from onnxinit.signal.health.diagnosis import Gradient
+from onnxinit.signal.run.engine import Engine, Feed, StepError
+from onnxinit.signal.run.program import RANDOM, Program, Step
 
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxinit.signal.held import Held
-from onnxinit.signal.program import Program, Step, path_of, tensors_in_node
-from onnxinit.signal.sessions import Array, Piece, Sessions, type_of
-from onnxinit.signal.supply import Supply
+from onnxinit.signal.run.held import Held
+from onnxinit.signal.run.program import Program, Step, path_of, tensors_in_node
+from onnxinit.signal.run.sessions import Array, Piece, Sessions, type_of
+from onnxinit.signal.run.supply import Supply
 
 Feed = Mapping[str, Array]
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.lib import format as _format
 
 from onnxinit.errors import DataError
-from onnxinit.signal.inputs import Input
-from onnxinit.signal.pieces import Array, Head, Piece
+from onnxinit.signal.data.inputs import Input
+from onnxinit.signal.data.pieces import Array, Head, Piece
 
 npy: Any = _format  # the annotations of its functions differ from release to release
 _READ_HEADER = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}

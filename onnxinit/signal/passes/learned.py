@@ -30,10 +30,10 @@ from onnxinit.errors import SchemeError
 from onnxinit.plan import Entry, Measured, entry_of
 from onnxinit.sampling import Stream, stream, weight_key
 from onnxinit.schemes import Spec
-from onnxinit.signal.engine import Engine
-from onnxinit.signal.layers import Layer
-from onnxinit.signal.patches import reader_of, sample
-from onnxinit.signal.supply import Supply
+from onnxinit.signal.passes.patches import reader_of, sample
+from onnxinit.signal.run.engine import Engine
+from onnxinit.signal.run.layers import Layer
+from onnxinit.signal.run.supply import Supply
 
 Floats = npt.NDArray[np.floating]
 Numbers = npt.NDArray[np.float64]

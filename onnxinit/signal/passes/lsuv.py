@@ -21,16 +21,16 @@ import numpy.typing as npt
 from onnxinit.analysis import Weight
 from onnxinit.plan import Entry, Gain, Measured, Plan, Vector, entry_of
 from onnxinit.schemes import Spec
-from onnxinit.signal.balance import Balance
-from onnxinit.signal.engine import Feed
-from onnxinit.signal.findings import Finding, Status
-from onnxinit.signal.layers import RECURRENT, Layer, bias_weight
-from onnxinit.signal.learned import LEARNED, learn
-from onnxinit.signal.outputs import Output, matrix_of
-from onnxinit.signal.program import Program
-from onnxinit.signal.statistics import gate_moments
-from onnxinit.signal.supply import Supply, times
-from onnxinit.signal.walk import PLAIN, Running, Walk, needs
+from onnxinit.signal.passes.balance import Balance
+from onnxinit.signal.passes.findings import Finding, Status
+from onnxinit.signal.passes.learned import LEARNED, learn
+from onnxinit.signal.run.engine import Feed
+from onnxinit.signal.run.layers import RECURRENT, Layer, bias_weight
+from onnxinit.signal.run.outputs import Output, matrix_of
+from onnxinit.signal.run.program import Program
+from onnxinit.signal.run.statistics import gate_moments
+from onnxinit.signal.run.supply import Supply, times
+from onnxinit.signal.run.walk import PLAIN, Running, Walk, needs
 
 Floats = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.float64]

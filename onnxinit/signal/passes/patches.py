@@ -17,8 +17,8 @@ import numpy.typing as npt
 from onnx import helper
 
 from onnxinit.sampling import Stream
-from onnxinit.signal.engine import Engine
-from onnxinit.signal.program import Step
+from onnxinit.signal.run.engine import Engine
+from onnxinit.signal.run.program import Step
 
 Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int64]

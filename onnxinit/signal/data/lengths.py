@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from onnxinit.signal.fit import equations
-from onnxinit.signal.inputs import Dim, Input
-from onnxinit.signal.past import past_axes
-from onnxinit.signal.purposes import shaped
+from onnxinit.signal.data.fit import equations
+from onnxinit.signal.data.inputs import Dim, Input
+from onnxinit.signal.data.past import past_axes
+from onnxinit.signal.data.purposes import shaped
 
 Key = str | tuple[str, int]
 """A free dimension: its name, or the input and axis that it is of."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from onnxinit.errors import DataError
-from onnxinit.signal.arrays import npy_piece, npz_piece
-from onnxinit.signal.images import ImageOptions, is_image, read_images
-from onnxinit.signal.inputs import Input
-from onnxinit.signal.objects import from_module, from_object
-from onnxinit.signal.pieces import Piece, Pieces
-from onnxinit.signal.protobufs import is_test_data, read_test_data
+from onnxinit.signal.data.arrays import npy_piece, npz_piece
+from onnxinit.signal.data.images import ImageOptions, is_image, read_images
+from onnxinit.signal.data.inputs import Input
+from onnxinit.signal.data.objects import from_module, from_object
+from onnxinit.signal.data.pieces import Piece, Pieces
+from onnxinit.signal.data.protobufs import is_test_data, read_test_data
 
 Inputs = tuple[Input, ...]
 _PATH_FORMS = ".npz, .npy, a folder of either, ONNX test_data_set_* folders, a folder of images, or module:callable"

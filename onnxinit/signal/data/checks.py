@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from onnxinit.errors import DataError
-from onnxinit.signal.inputs import Input
-from onnxinit.signal.pieces import Array, Feed, Head, Piece
+from onnxinit.signal.data.inputs import Input
+from onnxinit.signal.data.pieces import Array, Feed, Head, Piece
 
 
 def check_heads(piece: Piece, inputs: Sequence[Input]) -> list[str]:

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.shapes import fill_shapes
 from onnxinit.analysis.view import GraphView, Value
-from onnxinit.signal.reach import Facts, follow
+from onnxinit.signal.data.reach import Facts, follow
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _BYTES: dict[int, int] = {TensorProto.UINT8: 256, TensorProto.INT8: 128}

@@ -16,20 +16,20 @@ from onnxinit.errors import DataError
 from onnxinit.model import ModelFile
 from onnxinit.plan import SIGNAL_ROLES, Plan
 from onnxinit.sampling import STREAM
-from onnxinit.signal.activity import Site, dead_share, find_site, output_of, tails
-from onnxinit.signal.diagnosis import Diagnosis, LayerHealth
-from onnxinit.signal.engine import Engine, Feed, StepError
-from onnxinit.signal.feeds import DataOptions
-from onnxinit.signal.gradients import Cut, Gradients
-from onnxinit.signal.inputs import model_inputs
-from onnxinit.signal.kept_feeds import KeptFeeds
-from onnxinit.signal.layers import Layer, leaves
-from onnxinit.signal.outputs import matrix_of
-from onnxinit.signal.program import Program
-from onnxinit.signal.statistics import Moments, moments_of
-from onnxinit.signal.supply import Supply
-from onnxinit.signal.verdicts import judged, relate
-from onnxinit.signal.walk import PLAIN, Running, Walk, needs
+from onnxinit.signal.data.feeds import DataOptions
+from onnxinit.signal.data.inputs import model_inputs
+from onnxinit.signal.data.kept_feeds import KeptFeeds
+from onnxinit.signal.health.activity import Site, dead_share, find_site, output_of, tails
+from onnxinit.signal.health.diagnosis import Diagnosis, LayerHealth
+from onnxinit.signal.health.gradients import Cut, Gradients
+from onnxinit.signal.health.verdicts import judged, relate
+from onnxinit.signal.run.engine import Engine, Feed, StepError
+from onnxinit.signal.run.layers import Layer, leaves
+from onnxinit.signal.run.outputs import matrix_of
+from onnxinit.signal.run.program import Program
+from onnxinit.signal.run.statistics import Moments, moments_of
+from onnxinit.signal.run.supply import Supply
+from onnxinit.signal.run.walk import PLAIN, Running, Walk, needs
 
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from onnxinit.errors import DataError
-from onnxinit.signal.inputs import Dim, Input
-from onnxinit.signal.pieces import Array, Head, Piece, Pieces
+from onnxinit.signal.data.inputs import Dim, Input
+from onnxinit.signal.data.pieces import Array, Head, Piece, Pieces
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxinit.errors import DataError
-from onnxinit.signal.checks import check_values
-from onnxinit.signal.inputs import Input
-from onnxinit.signal.pieces import Feed, Piece
+from onnxinit.signal.data.checks import check_values
+from onnxinit.signal.data.inputs import Input
+from onnxinit.signal.data.pieces import Feed, Piece
 
 DEFAULT = 32
 """Samples a batch where neither the user nor the files say it."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, TypeProto, helper
 
-from onnxinit.signal.program import Step
+from onnxinit.signal.run.program import Step
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -16,12 +16,12 @@ from onnx import GraphProto
 from onnxinit.analysis import Weight
 from onnxinit.plan import Entry, Measured, entry_of
 from onnxinit.schemes import Spec
-from onnxinit.signal.engine import Engine, Feed, StepError
-from onnxinit.signal.layers import Layer, find_layers
-from onnxinit.signal.program import Program, Step, free_names, path_of, tensors_in
-from onnxinit.signal.sessions import Sessions
-from onnxinit.signal.statistics import Moments, channel_moments
-from onnxinit.signal.supply import Supply
+from onnxinit.signal.run.engine import Engine, Feed, StepError
+from onnxinit.signal.run.layers import Layer, find_layers
+from onnxinit.signal.run.program import Program, Step, free_names, path_of, tensors_in
+from onnxinit.signal.run.sessions import Sessions
+from onnxinit.signal.run.statistics import Moments, channel_moments
+from onnxinit.signal.run.supply import Supply
 
 _AT_MEAN, _AT_VARIANCE = 3, 4  # inputs of BatchNormalization
 

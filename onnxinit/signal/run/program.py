@@ -21,7 +21,7 @@ import onnx.inliner
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxinit.model import ModelFile
-from onnxinit.signal.unfuse import SPLITS
+from onnxinit.signal.run.unfuse import SPLITS
 
 _HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 RANDOM = frozenset(

@@ -12,10 +12,10 @@ from onnx import TensorProto
 
 from onnxinit.errors import DataError
 from onnxinit.sampling import Stream, stream, weight_key
-from onnxinit.signal.inputs import Input
-from onnxinit.signal.lengths import resolve
-from onnxinit.signal.pieces import Array, Feed
-from onnxinit.signal.purposes import Purpose, purposes
+from onnxinit.signal.data.inputs import Input
+from onnxinit.signal.data.lengths import resolve
+from onnxinit.signal.data.pieces import Array, Feed
+from onnxinit.signal.data.purposes import Purpose, purposes
 
 BATCH = 8
 

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import NodeProto, numpy_helper
 
 from onnxinit.analysis import Analysis, Weight
-from onnxinit.signal.program import Program, Step
+from onnxinit.signal.run.program import Program, Step
 
 MICROSOFT = "com.microsoft"
 BIAS = "bias"

@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
 from onnxinit.errors import DataError
-from onnxinit.signal.inputs import Input
-from onnxinit.signal.pieces import Array, Head, Piece, Pieces
+from onnxinit.signal.data.inputs import Input
+from onnxinit.signal.data.pieces import Array, Head, Piece, Pieces
 
 _NAME = re.compile(r"input_(\d+)\.pb")
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from onnx import helper
 
-from onnxinit.signal.engine import Engine, StepError
-from onnxinit.signal.layers import MICROSOFT, Layer
-from onnxinit.signal.program import Program, Step
+from onnxinit.signal.run.engine import Engine, StepError
+from onnxinit.signal.run.layers import MICROSOFT, Layer
+from onnxinit.signal.run.program import Program, Step
 
 Floats = npt.NDArray[np.floating[Any]]
 

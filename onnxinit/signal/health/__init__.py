@@ -1,0 +1,1 @@
+"""How signal and gradient fare: what is measured of every layer, and the verdict."""
