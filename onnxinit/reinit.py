@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -16,23 +15,14 @@ from onnxinit import __version__
 from onnxinit.analysis import Analysis, Weight, analyse
 from onnxinit.errors import ExpectationError, ModelError, SchemeError
 from onnxinit.model import ModelFile, build, write
-from onnxinit.plan import Donors, Left, Plan, fit_plan, make_plan
+from onnxinit.plan import Asked, Donors, Left, Plan, several
 from onnxinit.report import Inspection
 from onnxinit.schemes import Spec
-from onnxinit.signal import (
-    Calibration,
-    DataOptions,
-    Diagnosis,
-    ImageOptions,
-    Look,
-    Running,
-    Signal,
-    look_at,
-    model_inputs,
-    settle,
-)
-from onnxinit.signal.moments import by_moments, input_moments
+from onnxinit.signal import Calibration, DataOptions, ImageOptions, Running
 from onnxinit.values import fresh
+
+if TYPE_CHECKING:
+    from onnxinit.signal import Diagnosis, Signal
 
 METADATA_KEY = "onnxinit"
 
@@ -148,28 +138,26 @@ def reinit(
         DataError: The data does not fit the model.
         ExpectationError: With `strict`, a weight could not be scaled.
     """
-    asked = _Asked(
-        *(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan, cascade),
-        *(input_mean, input_var),
-    )
+    asked = Asked(scheme, seed, several(rules), several(include), several(exclude), allow_unmatched, cascade, plan)
     workers = _threads(threads)
     told = Calibration(
         DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions()),
         calibrate,
         recalibrate_norm,
+        input_mean,
+        input_var,
         Running(workers, provider, None if spill is None else Path(spill)),
     )
     file = _open(model, external_root)
     analysis = analyse(file)
     donors = Donors(None if external_root is None else Path(external_root))
     made, signal = asked.plan_for(analysis, donors), None
-    if diagnose and data is not None:  # a generator gives its feeds once
-        told = replace(told, data=replace(told.data, data=told.data.open(model_inputs(file.proto))))
-    made = asked.by_moments(made, analysis, None if data is None else (file, told))
-    look = Look(told.data, running=told.running)
-    before = _look_before(file, look) if diagnose else None
-    if not dry_run:
-        made, signal = settle(made, analysis, file, told, donors)
+    made = replace(made, arguments={**made.arguments, **told.given()})
+    if data is not None and (diagnose or told.wanted(made)):
+        told = told.opened(file)
+    before = _look_before(file, told) if diagnose else None
+    if told.wanted(made):
+        made, signal = _settled(made, analysis, file, told, donors, dry=dry_run)
     if strict and signal is not None:
         _expect_all(signal)
     values = fresh(made, analysis, file.array, donors)
@@ -181,11 +169,11 @@ def reinit(
         return result
     if output is None and file.path is None:
         built = build(file, values, metadata=notes, threads=workers)
-        return replace(result, model=built, after=look_at(ModelFile.of(built), look) if diagnose else None)
+        return replace(result, model=built, after=_look(ModelFile.of(built), told) if diagnose else None)
     out = output_path(file.path or "", output, in_place=in_place)
     counted = _counted(progress, nbytes)
     write(file, out, values, metadata=notes, force=force, in_place=in_place, threads=workers, progress=counted)
-    return replace(result, path=out, after=look_at(_open(out, external_root), look) if diagnose else None)
+    return replace(result, path=out, after=_look(_open(out, external_root), told) if diagnose else None)
 
 
 def diagnose(
@@ -230,7 +218,7 @@ def diagnose(
     """
     running = Running(_threads(threads), provider, None if spill is None else Path(spill))
     options = DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions())
-    return look_at(_open(model, external_root), Look(options, probes, gradient_layers, running=running))
+    return _look(_open(model, external_root), Calibration(options, running=running), probes, gradient_layers)
 
 
 def inspect(
@@ -256,78 +244,15 @@ def inspect(
         ModelError: The model cannot be read.
         SchemeError: A scheme, rule, pattern, seed or plan is wrong.
     """
-    asked = _Asked(
-        *(scheme, seed, _tuple(rules), _tuple(include), _tuple(exclude), allow_unmatched, plan, cascade),
-        *(input_mean, input_var),
-    )
+    asked = Asked(scheme, seed, several(rules), several(include), several(exclude), allow_unmatched, cascade, plan)
+    told = Calibration(input_mean=input_mean, input_var=input_var)
     file = _open(model, external_root)
     analysis = analyse(file)
     donors = Donors(None if external_root is None else Path(external_root))
-    return Inspection.of(file, analysis, asked.by_moments(asked.plan_for(analysis, donors), analysis))
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """The arguments that make a plan; None or empty where they were left out."""
-
-    scheme: str | Spec | None
-    seed: int | str | None
-    rules: tuple[str, ...]
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    allow_unmatched: bool
-    plan: Plan | File | None
-    cascade: int | None
-    input_mean: float | None = None
-    input_var: float | None = None
-
-    def by_moments(self, made: Plan, analysis: Analysis, fed: tuple[ModelFile, Calibration] | None = None) -> Plan:
-        """The plan with its analytic entries settled: by the moments given, else those of the data, else 0 and 1."""
-
-        def measured() -> Mapping[str, tuple[float, float]]:
-            if fed is None:
-                return {}
-            file, told = fed
-            return input_moments(told.data.open(model_inputs(file.proto), made.seed))
-
-        return by_moments(
-            made,
-            analysis,
-            input_mean=self.input_mean,
-            input_var=self.input_var,
-            inputs=measured,
-            recalibrated=fed is not None and bool(fed[1].recalibrate),
-        )
-
-    def plan_for(self, analysis: Analysis, donors: Donors) -> Plan:
-        if self.plan is not None:
-            if self._given():
-                raise SchemeError(f"a plan is given, which says it all: leave out {' and '.join(self._given())}")
-            return fit_plan(self.plan if isinstance(self.plan, Plan) else Plan.load(self.plan), analysis)
-        made = make_plan(
-            analysis,
-            scheme="auto" if self.scheme is None else self.scheme,
-            seed=_seed(self.seed),
-            rules=self.rules,
-            include=self.include,
-            exclude=self.exclude,
-            allow_unmatched=self.allow_unmatched,
-            cascade=self.cascade,
-            donors=donors,
-        )
-        return replace(made, arguments=self._given())
-
-    def _given(self) -> dict[str, object]:
-        """The arguments that were given, as JSON values."""
-        scheme = None if self.scheme is None else str(self.scheme)
-        several = {"rules": self.rules, "include": self.include, "exclude": self.exclude}
-        given: dict[str, object] = {
-            "scheme": scheme,
-            "seed": self.seed,
-            **{k: list(v) or None for k, v in several.items()},
-        }
-        given |= {"cascade": self.cascade, "input_mean": self.input_mean, "input_var": self.input_var}
-        return {k: v for k, v in given.items() if v is not None}
+    made = asked.plan_for(analysis, donors)
+    if told.wanted(made):
+        made, _ = _settled(made, analysis, file, told, donors, dry=True)
+    return Inspection.of(file, analysis, made)
 
 
 def _note(plan: Plan) -> str:
@@ -342,20 +267,32 @@ def _note(plan: Plan) -> str:
     return json.dumps(entry, separators=(",", ":"))
 
 
-def _tuple(texts: str | Iterable[str]) -> tuple[str, ...]:
-    return (texts,) if isinstance(texts, str) else tuple(texts)
-
-
 def _open(model: File | onnx.ModelProto, external_root: File | None) -> ModelFile:
     if isinstance(model, onnx.ModelProto):
         return ModelFile.of(model)
     return ModelFile.open(model, external_root=None if external_root is None else Path(external_root))
 
 
-def _look_before(file: ModelFile, look: Look) -> Diagnosis | str:
+def _settled(
+    plan: Plan, analysis: Analysis, file: ModelFile, told: Calibration, donors: Donors, *, dry: bool
+) -> tuple[Plan, Signal | None]:
+    """`signal.settle`, imported where a plan needs it."""
+    from onnxinit.signal import settle
+
+    return settle(plan, analysis, file, told, donors, dry=dry)
+
+
+def _look(file: ModelFile, told: Calibration, probes: int = 8, layers: int = 12) -> Diagnosis:
+    """`signal.look_at`, imported where it is asked for."""
+    from onnxinit.signal import Look, look_at
+
+    return look_at(file, Look(told.data, probes, layers, running=told.running))
+
+
+def _look_before(file: ModelFile, told: Calibration) -> Diagnosis | str:
     """The diagnosis of the weights that a file has; why there is none where they are not there."""
     try:
-        return look_at(file, look)
+        return _look(file, told)
     except ModelError as e:
         return str(e)
 
@@ -368,16 +305,6 @@ def _expect_all(signal: Signal) -> None:
             f"{len(signal.failed)} of {len(signal.layers)} layers did not get what was asked for, the first is "
             f"'{first.id}': {first.note or first.status}; without --strict they keep their base"
         )
-
-
-def _seed(seed: int | str | None) -> int:
-    """The root seed: the number, 0, or for "random" 32 bits of the system's."""
-    if seed == "random":
-        return secrets.randbits(32)
-    try:
-        return 0 if seed is None else int(seed)
-    except ValueError:
-        raise SchemeError(f"the seed '{seed}' is neither a whole number nor 'random'") from None
 
 
 def _threads(threads: int | None) -> int:

@@ -1,5 +1,6 @@
 """Rules, and the plan: for every weight its scheme, gain and seed, or the reason why it is kept."""
 
+from onnxinit.plan.asked import Asked, several
 from onnxinit.plan.blocks import asked_moments, asked_std, block_means, block_of, label, parts_of, work_type
 from onnxinit.plan.defaults import SIGNAL_ROLES
 from onnxinit.plan.donors import Donors
@@ -16,6 +17,7 @@ __all__ = [
     "REFIT",
     "SIGNAL_ROLES",
     "Aside",
+    "Asked",
     "Donors",
     "Entry",
     "Gain",
@@ -38,5 +40,6 @@ __all__ = [
     "make_plan",
     "moves_codes",
     "parts_of",
+    "several",
     "work_type",
 ]

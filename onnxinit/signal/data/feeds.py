@@ -9,8 +9,8 @@ from typing import Any
 from onnxinit.errors import DataError
 from onnxinit.signal.data.batches import batches, plan_cut
 from onnxinit.signal.data.checks import check_heads
-from onnxinit.signal.data.images import ImageOptions
 from onnxinit.signal.data.inputs import Input, pin
+from onnxinit.signal.data.options import ImageOptions
 from onnxinit.signal.data.pieces import Feed, Piece, Pieces
 from onnxinit.signal.data.readers import read
 from onnxinit.signal.data.synthetic import synthetic
@@ -35,39 +35,6 @@ class Feeds:
 
     def __iter__(self) -> Iterator[Feed]:
         return self._make()
-
-
-@dataclass(frozen=True, slots=True)
-class DataOptions:
-    """All that says which data a model is fed, as commands and functions pass it on.
-
-    Attributes:
-        data: As `open_feeds` takes it, or what it gave.
-        batch_size: Samples a batch; None for what `open_feeds` says.
-        samples: Take the first so many; None for all.
-        dims: Lengths of symbolic dimensions by name.
-        images: How images become arrays.
-    """
-
-    data: Any = None
-    batch_size: int | None = None
-    samples: int | None = None
-    dims: Mapping[str, int] = field(default_factory=dict)
-    images: ImageOptions = field(default_factory=ImageOptions)
-
-    def open(self, inputs: Sequence[Input], seed: int = 0) -> Feeds:
-        """`open_feeds` with these options; data that is open already as it is."""
-        if isinstance(self.data, Feeds):
-            return self.data
-        return open_feeds(
-            self.data,
-            inputs,
-            batch_size=self.batch_size,
-            samples=self.samples,
-            dims=self.dims,
-            images=self.images,
-            seed=seed,
-        )
 
 
 def open_feeds(
@@ -154,19 +121,3 @@ def _check(pieces: Pieces, inputs: Sequence[Input], size: int | None, samples: i
         raise DataError(f"{pieces.source}: holds {used} samples; the model takes batches of {fixed}")
     if fixed and used % fixed and pieces.checked:
         yield f"the last {used % fixed} of {used} samples are left out: the model takes batches of {fixed}"
-
-
-def parse_dims(texts: Iterable[str]) -> dict[str, int]:
-    """Read `NAME=LENGTH`, several with commas between them or one after another.
-
-    Raises:
-        DataError: A text is of another form, or a name has two lengths.
-    """
-    dims: dict[str, int] = {}
-    for text in (part for given in texts for part in given.split(",")):
-        name, _, length = (part.strip() for part in text.rpartition("="))
-        if not name or not length.isdecimal():
-            raise DataError(f"--dim {text!r} is not of the form NAME=LENGTH, such as batch=8")
-        if dims.setdefault(name, int(length)) != int(length):
-            raise DataError(f"--dim gives {name!r} two lengths, {dims[name]} and {length}")
-    return dims

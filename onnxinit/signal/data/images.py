@@ -17,28 +17,12 @@ import numpy as np
 
 from onnxinit.errors import DataError
 from onnxinit.signal.data.inputs import Dim, Input
+from onnxinit.signal.data.options import ImageOptions
 from onnxinit.signal.data.pieces import Array, Head, Piece, Pieces
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _CHANNEL_AXIS = {"nchw": 1, "nhwc": 3}
-
-
-@dataclass(frozen=True, slots=True)
-class ImageOptions:
-    """How images become arrays.
-
-    Attributes:
-        size: Height and width; None for the model's, or where it leaves them free the images' own.
-        mean: Subtracted from values in 0 ... 1, one number or one per channel; nothing where empty.
-        std: Divided by, as `mean`.
-        layout: "nchw" or "nhwc"; None for the one whose channel axis has a length of 1, 3 or 4 in the model.
-    """
-
-    size: tuple[int, int] | None = None
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    layout: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from typing import Any
 
 from onnxinit.errors import DataError
 from onnxinit.signal.data.arrays import npy_piece, npz_piece
-from onnxinit.signal.data.images import ImageOptions, is_image, read_images
+from onnxinit.signal.data.images import is_image, read_images
 from onnxinit.signal.data.inputs import Input
 from onnxinit.signal.data.objects import from_module, from_object
+from onnxinit.signal.data.options import ImageOptions
 from onnxinit.signal.data.pieces import Piece, Pieces
 from onnxinit.signal.data.protobufs import is_test_data, read_test_data
 

@@ -16,9 +16,9 @@ from onnxinit.errors import DataError
 from onnxinit.model import ModelFile
 from onnxinit.plan import SIGNAL_ROLES, Plan
 from onnxinit.sampling import STREAM
-from onnxinit.signal.data.feeds import DataOptions
 from onnxinit.signal.data.inputs import model_inputs
 from onnxinit.signal.data.kept_feeds import KeptFeeds
+from onnxinit.signal.data.options import DataOptions
 from onnxinit.signal.health.activity import Site, dead_share, find_site, output_of, tails
 from onnxinit.signal.health.diagnosis import Diagnosis, LayerHealth
 from onnxinit.signal.health.gradients import Cut, Gradients
@@ -27,9 +27,10 @@ from onnxinit.signal.run.engine import Engine, Feed, StepError
 from onnxinit.signal.run.layers import Layer, leaves
 from onnxinit.signal.run.outputs import matrix_of
 from onnxinit.signal.run.program import Program
+from onnxinit.signal.run.running import PLAIN, Running
 from onnxinit.signal.run.statistics import Moments, moments_of
 from onnxinit.signal.run.supply import Supply
-from onnxinit.signal.run.walk import PLAIN, Running, Walk, needs
+from onnxinit.signal.run.walk import Walk, needs
 
 Floats = npt.NDArray[np.floating[Any]]
 

@@ -45,9 +45,10 @@ from onnxinit.signal.run.engine import Engine, Feed, StepError
 from onnxinit.signal.run.layers import Layer, bias_weight
 from onnxinit.signal.run.outputs import Output
 from onnxinit.signal.run.program import Program
+from onnxinit.signal.run.running import Running
 from onnxinit.signal.run.sessions import Sessions
 from onnxinit.signal.run.supply import Drawn, Supply, times
-from onnxinit.signal.run.walk import Running, Walk, needs
+from onnxinit.signal.run.walk import Walk, needs
 
 Floats = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.float64]

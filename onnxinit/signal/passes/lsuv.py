@@ -28,9 +28,10 @@ from onnxinit.signal.run.engine import Feed
 from onnxinit.signal.run.layers import RECURRENT, Layer, bias_weight
 from onnxinit.signal.run.outputs import Output, matrix_of
 from onnxinit.signal.run.program import Program
+from onnxinit.signal.run.running import PLAIN, Running
 from onnxinit.signal.run.statistics import gate_moments
 from onnxinit.signal.run.supply import Supply, times
-from onnxinit.signal.run.walk import PLAIN, Running, Walk, needs
+from onnxinit.signal.run.walk import Walk, needs
 
 Floats = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.float64]

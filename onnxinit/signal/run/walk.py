@@ -7,8 +7,6 @@ input on the way. An If is laid open when the walk comes to it, with the branch 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from onnx import GraphProto
@@ -19,29 +17,12 @@ from onnxinit.schemes import Spec
 from onnxinit.signal.run.engine import Engine, Feed, StepError
 from onnxinit.signal.run.layers import Layer, find_layers
 from onnxinit.signal.run.program import Program, Step, free_names, path_of, tensors_in
+from onnxinit.signal.run.running import PLAIN, Running
 from onnxinit.signal.run.sessions import Sessions
 from onnxinit.signal.run.statistics import Moments, channel_moments
 from onnxinit.signal.run.supply import Supply
 
 _AT_MEAN, _AT_VARIANCE = 3, 4  # inputs of BatchNormalization
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """How pieces of a network are run.
-
-    Attributes:
-        threads: Threads within an operator; None for ONNX Runtime's own choice.
-        provider: An execution provider; None for the processor's.
-        spill: A folder for values that are held between pieces; None for memory.
-    """
-
-    threads: int | None = None
-    provider: str | None = None
-    spill: Path | None = None
-
-
-PLAIN = Running()
 
 
 class Walk:

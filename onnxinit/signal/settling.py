@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from onnxinit.analysis import Analysis
 from onnxinit.model import ModelFile
 from onnxinit.plan import SIGNAL_ROLES, Donors, Entry, Plan, base_entry, fit_plan
 from onnxinit.schemes import Spec
-from onnxinit.signal.data.feeds import DataOptions
+from onnxinit.signal.data.feeds import Feeds
 from onnxinit.signal.data.inputs import model_inputs
 from onnxinit.signal.data.kept_feeds import KeptFeeds
+from onnxinit.signal.moments import by_moments, input_moments
 from onnxinit.signal.passes.findings import Signal
 from onnxinit.signal.passes.lsuv import lsuv
 from onnxinit.signal.run.supply import Supply
-from onnxinit.signal.run.walk import PLAIN, Running
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What the passes are told.
-
-    Attributes:
-        data: The calibration data.
-        calibrate: Whether every weight that is drawn is scaled by LSUV, whatever its scheme.
-        recalibrate: Whether running statistics are measured; None for where LSUV scales.
-        running: How pieces of the network are run.
-    """
-
-    data: DataOptions = field(default_factory=DataOptions)
-    calibrate: bool = False
-    recalibrate: bool | None = None
-    running: Running = PLAIN
-
-    def wanted(self, plan: Plan) -> bool:
-        """Whether a plan needs any pass."""
-        return self.calibrate or bool(self.recalibrate) or any(e.pending for e in plan.entries)
+from onnxinit.signal.told import Calibration
 
 
 def settle(
-    plan: Plan, analysis: Analysis, file: ModelFile, told: Calibration, donors: Donors | None = None
+    plan: Plan,
+    analysis: Analysis,
+    file: ModelFile,
+    told: Calibration,
+    donors: Donors | None = None,
+    *,
+    dry: bool = False,
 ) -> tuple[Plan, Signal | None]:
-    """Let the passes say what pending entries mean.
+    """Let the passes say what pending entries mean: first those that follow from the graph, then those that run it.
 
     Args:
         plan: The plan.
@@ -50,22 +36,31 @@ def settle(
         file: The model.
         told: The data and how it is run.
         donors: The models that entries are taken from.
+        dry: Whether to run nothing, so that what has to be measured stays pending.
 
     Returns:
-        A plan without pending entries, and what was found; the plan as it is, and None, where nothing was to do.
+        A plan without pending entries, and what was found by running; None where nothing was run.
 
     Raises:
         DataError: The data does not fit the model.
         SchemeError: A base cannot draw a weight.
     """
-    if not told.wanted(plan):
+    plan = by_moments(
+        plan,
+        analysis,
+        input_mean=told.input_mean,
+        input_var=told.input_var,
+        inputs=lambda: {} if told.data.data is None else input_moments(_open(plan, file, told)),
+        recalibrated=bool(told.recalibrate),
+    )
+    if dry or not told.wanted(plan):
         return plan, None
     started = time.perf_counter()
     asked = {e.id: e.scheme for e in plan.entries if e.pending}
     if told.calibrate:
         asked |= {e.id: Spec.of("lsuv") for e in plan.entries if e.role in SIGNAL_ROLES and not e.pending}
     based = replace(plan, entries=tuple(_based(e, analysis) for e in plan.entries))
-    feeds = told.data.open(model_inputs(file.proto), plan.seed)
+    feeds = _open(plan, file, told)
     kept = KeptFeeds(feeds)
     recalibrate = told.recalibrate if told.recalibrate is not None else bool(asked)
     swept = lsuv(Supply(based, analysis, file, donors), asked, kept, told.running, recalibrate=recalibrate)
@@ -80,6 +75,10 @@ def settle(
         time.perf_counter() - started,
     )
     return settled, signal
+
+
+def _open(plan: Plan, file: ModelFile, told: Calibration) -> Feeds:
+    return told.data.open(model_inputs(file.proto), plan.seed)
 
 
 def _based(entry: Entry, analysis: Analysis) -> Entry:
