@@ -8,6 +8,7 @@ from onnxinit.plan import Left
 from onnxinit.report.rows import MANY, printable
 from onnxinit.report.text import KeptList, Paragraph, Table, count
 from onnxinit.signal import Diagnosis, Gradient, LayerHealth
+from onnxinit.signal.diagnosis import ROUNDING
 
 Part = Table | KeptList | Paragraph
 Cell = Callable[[LayerHealth], str]
@@ -36,7 +37,7 @@ def _figure(g: Gradient | None, error: bool = True) -> str:
     if g.mean_square is None:
         return "not finite"
     if not g.resolved:
-        return f"below {4 * g.floor:.1g}"
+        return f"below {ROUNDING * g.floor:.1g}"
     exact = g.error is None or g.error < 1e-4 * g.mean_square
     return f"{g.mean_square:.3g}" + ("" if exact or not error else f" ± {g.error:.1g}")
 

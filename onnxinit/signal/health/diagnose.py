@@ -34,6 +34,7 @@ from onnxinit.signal.run.walk import PLAIN, Running, Walk, needs
 Floats = npt.NDArray[np.floating[Any]]
 
 SYNTHETIC_SAMPLES = 32  # so that a unit that is zero on all of them hardly is so by chance
+_MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _HALF = 65504.0  # the largest float16
 
 
@@ -154,9 +155,12 @@ def _varies(x: Any) -> bool:
 
 
 def _real(program: Program, name: str) -> str:
-    """What codes that were looked up become."""
-    while len(readers := program.readers.get(name, [])) == 1 and readers[0].op == "DequantizeLinear":
-        name = readers[0].outputs[0]
+    """What codes that were looked up become; the name itself where they are no codes."""
+    at = name
+    while len(readers := program.readers.get(at, [])) == 1 and readers[0].op in _MOVES | {"DequantizeLinear"}:
+        at = readers[0].outputs[0]
+        if readers[0].op == "DequantizeLinear":
+            return at
     return name
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 FORMAT = "onnxinit.diagnosis/1"
+ROUNDING = 16  # how much more than the floor the values on the way, which are rounded too, may make of nothing
 
 Kind = Literal["non-finite", "exploding", "vanishing", "dead", "saturated"]
 Of = Literal["signal", "gradient", "units"]
@@ -52,7 +53,7 @@ class Gradient:
     @property
     def resolved(self) -> bool:
         """Whether the figure is beyond what rounding alone gives."""
-        return self.mean_square is not None and self.mean_square > 4 * self.floor
+        return self.mean_square is not None and self.mean_square > ROUNDING * self.floor
 
     def to_json(self) -> dict[str, Any]:
         """The figures as a JSON object."""

@@ -33,7 +33,9 @@ from onnxinit.signal.run.program import RANDOM, Program, Step
 Floats = npt.NDArray[np.floating[Any]]
 
 EPS = 1e-2  # standard deviations of what is perturbed
-COARSE = 1e-1  # where signals are quantised on the way, whose steps are about 2e-2
+COARSE = (
+    1e-1  # where signals are quantised on the way, in steps of about 2e-2, or so little arrives that it is rounded off
+)
 _LEAST = 1e-5  # below, float32 has no digits left for a difference
 _LINEAR = 0.1  # of the outputs' own std: a response beyond is not small, and the perturbation is made smaller
 _QUANTISED = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
@@ -127,16 +129,19 @@ class Gradients:
         spread = _spread(perturbed)
         if not size or not math.isfinite(spread):
             return Gradient(None, None, math.nan, size, 0, job.eps) if size else None
-        eps = job.eps
-        while True:
+        eps, tried = job.eps, set[float]()
+        while eps not in tried:
             figures = _Figures()
             for number, (feed, held) in enumerate(zip(self._feeds, values, strict=True)):
                 mine = range(number, self._probes, len(values))
                 self._run(job, feed, held, mine, eps * spread, figures)
-            if not figures.largest > _LINEAR or eps <= _LEAST * 1.01:
-                break
-            eps = max(eps / 10, _LEAST)
-        return figures.gradient(size, eps)
+            tried.add(eps)
+            found = figures.gradient(size, eps)
+            if figures.largest > _LINEAR:
+                eps = max(eps / 10, _LEAST)
+            elif found is not None and found.mean_square is not None and not found.resolved:
+                eps = COARSE
+        return found
 
     def _run(
         self, job: _Job, feed: Feed, held: Mapping[str, Any], probes: Sequence[int], step: float, figures: _Figures
