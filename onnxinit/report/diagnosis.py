@@ -8,7 +8,6 @@ from onnxinit.plan import Left
 from onnxinit.report.rows import MANY, printable
 from onnxinit.report.text import KeptList, Paragraph, Table, count
 from onnxinit.signal import Diagnosis, Gradient, LayerHealth
-from onnxinit.signal.diagnosis import ROUNDING
 
 Part = Table | KeptList | Paragraph
 Cell = Callable[[LayerHealth], str]
@@ -37,7 +36,7 @@ def _figure(g: Gradient | None, error: bool = True) -> str:
     if g.mean_square is None:
         return "not finite"
     if not g.resolved:
-        return f"below {ROUNDING * g.floor:.1g}"
+        return f"below {g.least:.1g}"
     exact = g.error is None or g.error < 1e-4 * g.mean_square
     return f"{g.mean_square:.3g}" + ("" if exact or not error else f" ± {g.error:.1g}")
 
@@ -101,7 +100,8 @@ def compared(before: Diagnosis | str | None, after: Diagnosis | None) -> Iterato
     pairs = [(old.get(use), h) for use, h in _by_use(after.layers).items()]
     shown = {id(h) for h in _shown(after)}
     lines = [([_arrow(cell(a) if a else "", cell(b)) for _, cell in _PAIRED], b.id) for a, b in pairs if id(b) in shown]
-    yield _table(_PAIRED, [cells for cells, _ in lines], [ident for _, ident in lines])
+    if lines:
+        yield _table(_PAIRED, [cells for cells, _ in lines], [ident for _, ident in lines])
     yield from _rest(after, [h for h in after.layers if id(h) in shown])
     yield Paragraph()
     yield from _legend(after)

@@ -521,3 +521,19 @@ def test_a_generator_is_enough_for_before_and_after() -> None:
 def test_too_few_probes() -> None:
     with pytest.raises(DataError, match="--probes is 1: give 2 or more"):
         onnxinit.diagnose(mlp(drawn(4, 3)), probes=1)
+
+
+def test_a_model_without_float_outputs_ends_at_its_last_layer() -> None:
+    model = build(
+        """(float[n, 9] x) => (int64[n, 1] best) {
+            a = MatMul (x, w1)
+            b = MatMul (a, w2)
+            best = ArgMax <axis = 1> (b)
+        }""",
+        w1=[9, 7],
+        w2=[7, 5],
+    )
+    found = onnxinit.diagnose(model, threads=1, probes=64, samples=3)
+    w1, w2 = (numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer)
+    check(found.input, [(w1 @ w2).T] * 3, 64)
+    assert any("no float output" in note for note in found.notes)

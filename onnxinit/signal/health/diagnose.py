@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto
 
 from onnxinit.analysis import analyse
 from onnxinit.errors import DataError
@@ -35,6 +36,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 SYNTHETIC_SAMPLES = 32  # so that a unit that is zero on all of them hardly is so by chance
 _MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _HALF = 65504.0  # the largest float16
 
 
@@ -85,7 +87,8 @@ def look_at(file: ModelFile, told: Look) -> Diagnosis:
         kept = KeptFeeds(list(itertools.islice(kept, 1)))
         walk, survey = _walk(supply, kept, told.running)
     batches = list(itertools.islice(kept, told.probes))
-    gradients = Gradients(walk.engine, batches, told.probes, told.seed)
+    outputs, notes = _ends(file, survey.cuts)
+    gradients = Gradients(walk.engine, outputs, batches, told.probes, told.seed)
     first, start = _start(supply, walk.program, batches, survey.cuts)
     cuts = {cut.key: cut for cut in (*first, *_spaced(survey.cuts, told.layers))}
     found = gradients.measure(list(cuts.values()))
@@ -99,7 +102,7 @@ def look_at(file: ModelFile, told: Look) -> Diagnosis:
         start,
         judged(layers),
         tuple(walk.missed.items()),
-        (*feeds.notes, *gradients.notes, *lost),
+        (*feeds.notes, *notes, *gradients.notes, *lost),
         time.perf_counter() - started,
     )
 
@@ -126,6 +129,14 @@ def _spaced(cuts: Sequence[Cut], most: int) -> list[Cut]:
     if len(cuts) <= most:
         return list(cuts)
     return [cuts[i] for i in sorted({round(x) for x in np.linspace(0, len(cuts) - 1, most)})]
+
+
+def _ends(file: ModelFile, layers: Sequence[Cut]) -> tuple[list[str], list[str]]:
+    """The model's float outputs, or where it has none the last layer's, and what to say of that."""
+    found = [o.name for o in file.proto.graph.output if o.type.tensor_type.elem_type in _FLOATS]
+    if found or not layers:
+        return found, []
+    return list(layers[-1].names), ["the model has no float output: gradients go to the output of the last layer"]
 
 
 def _start(supply: Supply, program: Program, batches: Sequence[Feed], layers: Sequence[Cut]) -> tuple[list[Cut], str]:

@@ -61,6 +61,7 @@ class Gradients:
 
     Args:
         engine: Of the network; its program has been walked, so that the branches that the data takes are laid open.
+        outputs: The values that responses are seen in, all together.
         feeds: The batches that the probes take in turn.
         probes: How many perturbations, at least 2.
         seed: The root seed of the perturbations.
@@ -69,10 +70,10 @@ class Gradients:
         notes: What was left out, and why.
     """
 
-    def __init__(self, engine: Engine, feeds: Sequence[Feed], probes: int, seed: int):
+    def __init__(self, engine: Engine, outputs: Iterable[str], feeds: Sequence[Feed], probes: int, seed: int):
         self._origin, self._program = engine, engine.program
         self._feeds, self._probes, self._seed = feeds, probes, seed
-        self._outputs = list(self._program.outputs)
+        self._outputs = list(outputs)
         self.notes: list[str] = []
 
     def measure(self, cuts: Sequence[Cut]) -> dict[str, Gradient]:
