@@ -537,3 +537,22 @@ def test_a_model_without_float_outputs_ends_at_its_last_layer() -> None:
     w1, w2 = (numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer)
     check(found.input, [(w1 @ w2).T] * 3, 64)
     assert any("no float output" in note for note in found.notes)
+
+
+def test_outputs_whose_shape_follows_from_the_values_are_named() -> None:
+    model = build(
+        """(float[n, 9] x) => (float[n, 5] y, float[k] some) {
+            y = MatMul (x, w)
+            near = Abs (y)
+            few = Less (near, bound)
+            flat = Reshape (few, all)
+            some = Compress (y, flat)
+        }""",
+        w=[9, 5],
+        bound=np.array(1, np.float32),
+        all=np.array([-1], np.int64),
+    )
+    found = onnxinit.diagnose(model, threads=1, probes=64)
+    assert any("no gradient of 'some', whose shape follows from the values" in note for note in found.notes)
+    w = numpy_helper.to_array(model.graph.initializer[0]).astype(np.float64)
+    check(found.input, [w.T] * 8, 64)

@@ -56,6 +56,14 @@ class Cut:
     names: tuple[str, ...]
 
 
+class _ShapeError(Exception):
+    """An output that has another shape when what it follows from is perturbed."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.name = name
+
+
 class Gradients:
     """Measures Jacobians.
 
@@ -83,6 +91,9 @@ class Gradients:
                 return dict(self._sweep(cuts))
             except StepError as e:
                 self._leave_out(e)
+            except _ShapeError as e:
+                self._outputs.remove(e.name)
+                self.notes.append(f"no gradient of '{e.name}', whose shape follows from the values")
 
     def _leave_out(self, error: StepError) -> None:
         """Look at the outputs alone that a step has no part in."""
@@ -160,6 +171,9 @@ class Gradients:
             results = zip(*(apart.values(name) for name in job.outputs), strict=True)
             clean = next(results)
             for m, result in zip(moved, results, strict=True):
+                for name, before, after in zip(job.outputs, clean, result, strict=True):
+                    if before.shape != after.shape:
+                        raise _ShapeError(name)
                 length = sum(_square(m[n].astype(np.float64) - held[n]) for n in job.cut.names)
                 figures.add(clean, result, length)
 
@@ -199,9 +213,9 @@ class _Figures:
         """How many probes are run at once."""
         return max(1, _MOST // self.nbytes - 1) if self.nbytes else 1
 
-    def add(self, clean: Sequence[Any], result: Sequence[Any], length: float) -> None:
+    def add(self, clean: Sequence[Floats], result: Sequence[Floats], length: float) -> None:
         """Take a response to a perturbation of some squared length."""
-        pairs = [(a, b) for a, b in zip(clean, result, strict=True) if _comparable(a, b)]
+        pairs = list(zip(clean, result, strict=True))
         self.outputs = sum(a.size for a, _ in pairs)
         self.nbytes = sum(a.nbytes for a, _ in pairs)
         if not self.outputs or not length:
@@ -229,11 +243,6 @@ class _Figures:
             self.outputs,
             eps,
         )
-
-
-def _comparable(a: Any, b: Any) -> bool:
-    """Whether two results are float arrays of one shape: what is cut or sorted by values may be of another."""
-    return isinstance(a, np.ndarray) and a.dtype.kind == "f" and a.shape == b.shape
 
 
 def _square(x: Floats) -> float:
