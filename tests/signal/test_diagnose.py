@@ -479,6 +479,21 @@ def test_a_recurrent_layer_is_measured_on_its_product() -> None:
     assert h.gradient is not None
 
 
+def test_of_a_recurrent_layer_the_result_that_is_used_is_perturbed() -> None:
+    model = build(
+        """(float[7, n, 4] x) => (float[1, n, 3] y) {
+            all, last = GRU <hidden_size = 5> (x, w, r)
+            y = MatMul (last, v)
+        }""",
+        w=[1, 15, 4],
+        r=[1, 15, 5],
+        v=[5, 3],
+    )
+    found = layers(onnxinit.diagnose(model, data={"x": normal(7, 3, 4)}, threads=1, probes=64))
+    v = numpy_helper.to_array(model.graph.initializer[2]).astype(np.float64)
+    check(found["w"].gradient, [v.T] * 3, 64)
+
+
 def test_two_uses_of_a_weight_are_two_layers() -> None:
     model = build(
         "(float[n, 6] x) => (float[n, 6] y) { a = MatMul (x, w)\n r = Relu (a)\n y = MatMul (r, w) }", w=[6, 6]

@@ -199,8 +199,16 @@ class _Survey:
             others = ", ".join(w.id for w in layer.joined)
             seen = replace(seen, note=f"one product with {others}{'; ' * bool(seen.note)}{seen.note}")
         self.found.append(seen)
-        name = next(n for n in layer.step.outputs if n) if layer.inside else output_of(self._walk.program, layer)
+        name = self._output(layer)
         self.cuts.append(Cut(f"{layer.weight.id}\0{name}", (name,)))
+
+    def _output(self, layer: Layer) -> str:
+        """What a layer hands on: of an operator with several results the first that is used."""
+        program = self._walk.program
+        if not layer.inside:
+            return output_of(program, layer)
+        results = [name for name in layer.step.outputs if name]
+        return next((n for n in results if n in program.readers or n in program.outputs), results[0])
 
     def _plain(self, layer: Layer) -> LayerHealth:
         engine, program = self._walk.engine, self._walk.program
