@@ -35,8 +35,8 @@ def _figure(g: Gradient | None, error: bool = True) -> str:
         return ""
     if g.mean_square is None:
         return "not finite"
-    if not g.resolved:
-        return f"below {4 * g.floor:.1g}"
+    if g.least and not g.resolved:
+        return f"below {g.least:.1g}"
     exact = g.error is None or g.error < 1e-4 * g.mean_square
     return f"{g.mean_square:.3g}" + ("" if exact or not error else f" ± {g.error:.1g}")
 
@@ -100,10 +100,11 @@ def compared(before: Diagnosis | str | None, after: Diagnosis | None) -> Iterato
     pairs = [(old.get(use), h) for use, h in _by_use(after.layers).items()]
     shown = {id(h) for h in _shown(after)}
     lines = [([_arrow(cell(a) if a else "", cell(b)) for _, cell in _PAIRED], b.id) for a, b in pairs if id(b) in shown]
-    yield _table(_PAIRED, [cells for cells, _ in lines], [ident for _, ident in lines])
+    if lines:
+        yield _table(_PAIRED, [cells for cells, _ in lines], [ident for _, ident in lines])
     yield from _rest(after, [h for h in after.layers if id(h) in shown])
     yield Paragraph()
-    yield from _legend(after)
+    yield from _legend(after, error="")
     yield Paragraph(_measured_on(after))
     if before.input is not None and after.input is not None:
         figures = _arrow(_figure(before.input), _figure(after.input))
@@ -155,12 +156,12 @@ def _rest(found: Diagnosis, shown: Sequence[LayerHealth]) -> Iterator[Paragraph]
         yield Paragraph((f"and {count(hidden, 'layer')} between them{spread}: --json lists all", "dim"))
 
 
-def _legend(found: Diagnosis) -> Iterator[Paragraph]:
+def _legend(found: Diagnosis, error: str = ", ± its standard error") -> Iterator[Paragraph]:
     """What the figures are."""
     if any(h.gradient for h in found.layers):
         text = (
-            "gradient: mean squared singular value of the Jacobian from the layer's output to the model's, ± its "
-            "standard error; vs last: that of the values which can differ from zero, relative to the last layer's"
+            f"gradient: mean squared singular value of the Jacobian from the layer's output to the model's{error}; "
+            "vs last: that of the values which can differ from zero, relative to the last layer's"
         )
         yield Paragraph((text, "dim"))
 

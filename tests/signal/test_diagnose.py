@@ -479,6 +479,21 @@ def test_a_recurrent_layer_is_measured_on_its_product() -> None:
     assert h.gradient is not None
 
 
+def test_of_a_recurrent_layer_the_result_that_is_used_is_perturbed() -> None:
+    model = build(
+        """(float[7, n, 4] x) => (float[1, n, 3] y) {
+            all, last = GRU <hidden_size = 5> (x, w, r)
+            y = MatMul (last, v)
+        }""",
+        w=[1, 15, 4],
+        r=[1, 15, 5],
+        v=[5, 3],
+    )
+    found = layers(onnxinit.diagnose(model, data={"x": normal(7, 3, 4)}, threads=1, probes=64))
+    v = numpy_helper.to_array(model.graph.initializer[2]).astype(np.float64)
+    check(found["w"].gradient, [v.T] * 3, 64)
+
+
 def test_two_uses_of_a_weight_are_two_layers() -> None:
     model = build(
         "(float[n, 6] x) => (float[n, 6] y) { a = MatMul (x, w)\n r = Relu (a)\n y = MatMul (r, w) }", w=[6, 6]
@@ -521,3 +536,38 @@ def test_a_generator_is_enough_for_before_and_after() -> None:
 def test_too_few_probes() -> None:
     with pytest.raises(DataError, match="--probes is 1: give 2 or more"):
         onnxinit.diagnose(mlp(drawn(4, 3)), probes=1)
+
+
+def test_a_model_without_float_outputs_ends_at_its_last_layer() -> None:
+    model = build(
+        """(float[n, 9] x) => (int64[n, 1] best) {
+            a = MatMul (x, w1)
+            b = MatMul (a, w2)
+            best = ArgMax <axis = 1> (b)
+        }""",
+        w1=[9, 7],
+        w2=[7, 5],
+    )
+    found = onnxinit.diagnose(model, threads=1, probes=64, samples=3)
+    w1, w2 = (numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer)
+    check(found.input, [(w1 @ w2).T] * 3, 64)
+    assert any("no float output" in note for note in found.notes)
+
+
+def test_outputs_whose_shape_follows_from_the_values_are_named() -> None:
+    model = build(
+        """(float[n, 9] x) => (float[n, 5] y, float[k] some) {
+            y = MatMul (x, w)
+            near = Abs (y)
+            few = Less (near, bound)
+            flat = Reshape (few, all)
+            some = Compress (y, flat)
+        }""",
+        w=[9, 5],
+        bound=np.array(1, np.float32),
+        all=np.array([-1], np.int64),
+    )
+    found = onnxinit.diagnose(model, threads=1, probes=64)
+    assert any("no gradient of 'some', whose shape follows from the values" in note for note in found.notes)
+    w = numpy_helper.to_array(model.graph.initializer[0]).astype(np.float64)
+    check(found.input, [w.T] * 8, 64)

@@ -93,11 +93,11 @@ def dead_share(batches: Iterable[Floats], axis: int | None) -> float | None:
     low = high = None
     seen = 0
     for y in batches:
-        units = np.moveaxis(y, axis, 0).reshape(y.shape[axis], -1)
-        if not units.size or (low is not None and len(low) != len(units)):
+        if not y.size or (low is not None and len(low) != y.shape[axis]):
             return None
-        seen += units.shape[1]
-        least, most = units.min(axis=1), units.max(axis=1)
+        seen += y.size // y.shape[axis]
+        others = tuple(i for i in range(y.ndim) if i != axis % y.ndim)
+        least, most = y.min(axis=others), y.max(axis=others)
         low = least if low is None else np.minimum(low, least)
         high = most if high is None else np.maximum(high, most)
     if low is None or high is None or seen < FEWEST:

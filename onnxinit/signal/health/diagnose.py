@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto
 
 from onnxinit.analysis import analyse
 from onnxinit.errors import DataError
@@ -35,6 +36,8 @@ from onnxinit.signal.run.walk import Walk, needs
 Floats = npt.NDArray[np.floating[Any]]
 
 SYNTHETIC_SAMPLES = 32  # so that a unit that is zero on all of them hardly is so by chance
+_MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _HALF = 65504.0  # the largest float16
 
 
@@ -85,7 +88,8 @@ def look_at(file: ModelFile, told: Look) -> Diagnosis:
         kept = KeptFeeds(list(itertools.islice(kept, 1)))
         walk, survey = _walk(supply, kept, told.running)
     batches = list(itertools.islice(kept, told.probes))
-    gradients = Gradients(walk.engine, batches, told.probes, told.seed)
+    outputs, notes = _ends(file, survey.cuts)
+    gradients = Gradients(walk.engine, outputs, batches, told.probes, told.seed)
     first, start = _start(supply, walk.program, batches, survey.cuts)
     cuts = {cut.key: cut for cut in (*first, *_spaced(survey.cuts, told.layers))}
     found = gradients.measure(list(cuts.values()))
@@ -99,7 +103,7 @@ def look_at(file: ModelFile, told: Look) -> Diagnosis:
         start,
         judged(layers),
         tuple(walk.missed.items()),
-        (*feeds.notes, *gradients.notes, *lost),
+        (*feeds.notes, *notes, *gradients.notes, *lost),
         time.perf_counter() - started,
     )
 
@@ -126,6 +130,14 @@ def _spaced(cuts: Sequence[Cut], most: int) -> list[Cut]:
     if len(cuts) <= most:
         return list(cuts)
     return [cuts[i] for i in sorted({round(x) for x in np.linspace(0, len(cuts) - 1, most)})]
+
+
+def _ends(file: ModelFile, layers: Sequence[Cut]) -> tuple[list[str], list[str]]:
+    """The model's float outputs, or where it has none the last layer's, and what to say of that."""
+    found = [o.name for o in file.proto.graph.output if o.type.tensor_type.elem_type in _FLOATS]
+    if found or not layers:
+        return found, []
+    return list(layers[-1].names), ["the model has no float output: gradients go to the output of the last layer"]
 
 
 def _start(supply: Supply, program: Program, batches: Sequence[Feed], layers: Sequence[Cut]) -> tuple[list[Cut], str]:
@@ -155,9 +167,12 @@ def _varies(x: Any) -> bool:
 
 
 def _real(program: Program, name: str) -> str:
-    """What codes that were looked up become."""
-    while len(readers := program.readers.get(name, [])) == 1 and readers[0].op == "DequantizeLinear":
-        name = readers[0].outputs[0]
+    """What codes that were looked up become; the name itself where they are no codes."""
+    at = name
+    while len(readers := program.readers.get(at, [])) == 1 and readers[0].op in _MOVES | {"DequantizeLinear"}:
+        at = readers[0].outputs[0]
+        if readers[0].op == "DequantizeLinear":
+            return at
     return name
 
 
@@ -185,8 +200,16 @@ class _Survey:
             others = ", ".join(w.id for w in layer.joined)
             seen = replace(seen, note=f"one product with {others}{'; ' * bool(seen.note)}{seen.note}")
         self.found.append(seen)
-        name = next(n for n in layer.step.outputs if n) if layer.inside else output_of(self._walk.program, layer)
+        name = self._output(layer)
         self.cuts.append(Cut(f"{layer.weight.id}\0{name}", (name,)))
+
+    def _output(self, layer: Layer) -> str:
+        """What a layer hands on: of an operator with several results the first that is used."""
+        program = self._walk.program
+        if not layer.inside:
+            return output_of(program, layer)
+        results = [name for name in layer.step.outputs if name]
+        return next((n for n in results if n in program.readers or n in program.outputs), results[0])
 
     def _plain(self, layer: Layer) -> LayerHealth:
         engine, program = self._walk.engine, self._walk.program

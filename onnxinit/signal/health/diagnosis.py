@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 FORMAT = "onnxinit.diagnosis/1"
+_ROUNDING = 16  # how much more than the floor the values on the way, which are rounded too, may make of nothing
 
 Kind = Literal["non-finite", "exploding", "vanishing", "dead", "saturated"]
 Of = Literal["signal", "gradient", "units"]
@@ -50,9 +51,14 @@ class Gradient:
         return None if self.mean_square is None else self.mean_square * self.size / min(self.size, self.outputs)
 
     @property
+    def least(self) -> float:
+        """The least figure that is not to be taken for rounding."""
+        return _ROUNDING * self.floor
+
+    @property
     def resolved(self) -> bool:
         """Whether the figure is beyond what rounding alone gives."""
-        return self.mean_square is not None and self.mean_square > 4 * self.floor
+        return self.mean_square is not None and self.mean_square > self.least
 
     def to_json(self) -> dict[str, Any]:
         """The figures as a JSON object."""

@@ -33,7 +33,9 @@ from onnxinit.signal.run.program import RANDOM, Program, Step
 Floats = npt.NDArray[np.floating[Any]]
 
 EPS = 1e-2  # standard deviations of what is perturbed
-COARSE = 1e-1  # where signals are quantised on the way, whose steps are about 2e-2
+COARSE = (
+    1e-1  # where signals are quantised on the way, in steps of about 2e-2, or so little arrives that it is rounded off
+)
 _LEAST = 1e-5  # below, float32 has no digits left for a difference
 _LINEAR = 0.1  # of the outputs' own std: a response beyond is not small, and the perturbation is made smaller
 _QUANTISED = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
@@ -54,11 +56,20 @@ class Cut:
     names: tuple[str, ...]
 
 
+class _ShapeError(Exception):
+    """An output that has another shape when what it follows from is perturbed."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.name = name
+
+
 class Gradients:
     """Measures Jacobians.
 
     Args:
         engine: Of the network; its program has been walked, so that the branches that the data takes are laid open.
+        outputs: The values that responses are seen in, all together.
         feeds: The batches that the probes take in turn.
         probes: How many perturbations, at least 2.
         seed: The root seed of the perturbations.
@@ -67,10 +78,10 @@ class Gradients:
         notes: What was left out, and why.
     """
 
-    def __init__(self, engine: Engine, feeds: Sequence[Feed], probes: int, seed: int):
+    def __init__(self, engine: Engine, outputs: Iterable[str], feeds: Sequence[Feed], probes: int, seed: int):
         self._origin, self._program = engine, engine.program
         self._feeds, self._probes, self._seed = feeds, probes, seed
-        self._outputs = list(self._program.outputs)
+        self._outputs = list(outputs)
         self.notes: list[str] = []
 
     def measure(self, cuts: Sequence[Cut]) -> dict[str, Gradient]:
@@ -80,6 +91,9 @@ class Gradients:
                 return dict(self._sweep(cuts))
             except StepError as e:
                 self._leave_out(e)
+            except _ShapeError as e:
+                self._outputs.remove(e.name)
+                self.notes.append(f"no gradient of '{e.name}', whose shape follows from the values")
 
     def _leave_out(self, error: StepError) -> None:
         """Look at the outputs alone that a step has no part in."""
@@ -127,16 +141,19 @@ class Gradients:
         spread = _spread(perturbed)
         if not size or not math.isfinite(spread):
             return Gradient(None, None, math.nan, size, 0, job.eps) if size else None
-        eps = job.eps
-        while True:
+        eps, tried = job.eps, set[float]()
+        while eps not in tried:
             figures = _Figures()
             for number, (feed, held) in enumerate(zip(self._feeds, values, strict=True)):
                 mine = range(number, self._probes, len(values))
                 self._run(job, feed, held, mine, eps * spread, figures)
-            if not figures.largest > _LINEAR or eps <= _LEAST * 1.01:
-                break
-            eps = max(eps / 10, _LEAST)
-        return figures.gradient(size, eps)
+            tried.add(eps)
+            found = figures.gradient(size, eps)
+            if figures.largest > _LINEAR:
+                eps = max(eps / 10, _LEAST)
+            elif found is not None and found.mean_square is not None and not found.resolved:
+                eps = COARSE
+        return found
 
     def _run(
         self, job: _Job, feed: Feed, held: Mapping[str, Any], probes: Sequence[int], step: float, figures: _Figures
@@ -154,6 +171,9 @@ class Gradients:
             results = zip(*(apart.values(name) for name in job.outputs), strict=True)
             clean = next(results)
             for m, result in zip(moved, results, strict=True):
+                for name, before, after in zip(job.outputs, clean, result, strict=True):
+                    if before.shape != after.shape:
+                        raise _ShapeError(name)
                 length = sum(_square(m[n].astype(np.float64) - held[n]) for n in job.cut.names)
                 figures.add(clean, result, length)
 
@@ -193,9 +213,9 @@ class _Figures:
         """How many probes are run at once."""
         return max(1, _MOST // self.nbytes - 1) if self.nbytes else 1
 
-    def add(self, clean: Sequence[Any], result: Sequence[Any], length: float) -> None:
+    def add(self, clean: Sequence[Floats], result: Sequence[Floats], length: float) -> None:
         """Take a response to a perturbation of some squared length."""
-        pairs = [(a, b) for a, b in zip(clean, result, strict=True) if _comparable(a, b)]
+        pairs = list(zip(clean, result, strict=True))
         self.outputs = sum(a.size for a, _ in pairs)
         self.nbytes = sum(a.nbytes for a, _ in pairs)
         if not self.outputs or not length:
@@ -223,11 +243,6 @@ class _Figures:
             self.outputs,
             eps,
         )
-
-
-def _comparable(a: Any, b: Any) -> bool:
-    """Whether two results are float arrays of one shape: what is cut or sorted by values may be of another."""
-    return isinstance(a, np.ndarray) and a.dtype.kind == "f" and a.shape == b.shape
 
 
 def _square(x: Floats) -> float:

@@ -27,8 +27,7 @@ RANGE = 1e3  # between the first layer's std and the others', the last layer's g
 DEAD = 0.9
 SATURATED = 0.5
 
-# A layer that says nothing is why what follows vanishes.
-_ORDER: tuple[Kind, ...] = ("non-finite", "exploding", "dead", "vanishing", "saturated")
+_ORDER: tuple[Kind, ...] = ("non-finite", "exploding", "vanishing", "dead", "saturated")
 
 Ratio = tuple[LayerHealth, float]
 
@@ -48,7 +47,8 @@ def relate(layers: Sequence[LayerHealth]) -> list[LayerHealth]:
 def judged(layers: Sequence[LayerHealth]) -> tuple[Trouble, ...]:
     """What is wrong, the gravest first."""
     found = [*_non_finite(layers), *_gradient(layers), *_signal(layers), *_units(layers)]
-    return tuple(sorted(found, key=lambda t: _ORDER.index(t.kind)))
+    cut = any(h.dead == 1 for h in layers)  # why what follows vanishes
+    return tuple(sorted(found, key=lambda t: (not (cut and t.kind == "dead"), _ORDER.index(t.kind))))
 
 
 def _non_finite(layers: Sequence[LayerHealth]) -> Iterator[Trouble]:
