@@ -153,7 +153,7 @@ def reinit(
     donors = Donors(None if external_root is None else Path(external_root))
     made, signal = asked.plan_for(analysis, donors), None
     made = replace(made, arguments={**made.arguments, **told.given()})
-    if data is not None and (diagnose or told.wanted(made)):
+    if data is not None and not dry_run and (diagnose or told.wanted(made)):
         told = told.opened(file)
     before = _look_before(file, told) if diagnose else None
     if told.wanted(made):

@@ -197,7 +197,7 @@ class _Sweep:
         engine.compute([layer.output, layer.bias], {layer.step: layer.bare} if layer.bare is not None else None)
         each = self._flag(layer, "per_channel") and layer.channels is not None
         axis = _gain_axis(layer.weight) if each else None
-        output = Output(layer, engine, axis is not None)
+        output = Output(layer, engine, axis is not None, for_norm=self.walk.feeds_norm(layer))
         target = self._target(layer.weight.id)
         scale, note = output.scale_for(target), ""
         status: Status = "set"
@@ -214,6 +214,7 @@ class _Sweep:
         if status == "set" and not layer.joined and layer.weight.quantised is None:
             self.linear.append(layer.weight.id)
         output.apply(scale, shift)
+        self.walk.know(layer, output.channels(scale, shift))
         after, mean = output.moments(scale, shift)
         self._found(layer, status, output.std, after, mean, 1, note)
 

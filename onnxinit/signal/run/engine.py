@@ -66,6 +66,7 @@ class Engine:
         self._held = Held(spill)
         self._done: set[Step] = set()
         self._left: dict[str, int] = {}
+        self._constants: dict[str, Array] = {}  # small ones that no plan draws, which many pieces read
 
     def fork(self, feeds: Iterable[Feed]) -> Engine:
         """An engine of the same program on other feeds, which has run nothing yet."""
@@ -255,11 +256,15 @@ class Engine:
 
     def _stored(self, name: str) -> Array:
         program = self.program
-        if name in program.fixed:
-            return numpy_helper.to_array(program.fixed[name])
+        if name in self._constants:
+            return self._constants[name]
         if name in program.reals:
             return self.supply.real(program.reals[name])
-        return self.supply.array(program.stored[name])
+        path = program.stored.get(name)
+        array: Array = numpy_helper.to_array(program.fixed[name]) if path is None else self.supply.array(path)
+        if array.nbytes <= SMALL and (path is None or self.supply.weight(path) is None):
+            self._constants[name] = array
+        return array
 
     def _is_structure(self, name: str, array: Array) -> bool:
         if array.dtype.kind not in _FED or name in self.program.fixed:

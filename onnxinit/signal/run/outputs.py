@@ -25,6 +25,7 @@ class Output:
         engine: What holds it.
         channels: Whether every channel is looked at on its own.
         bare: Whether the held output lacks its bias.
+        for_norm: Whether the moments of every channel are wanted as well, for a batch norm that follows.
 
     Attributes:
         std: The std of y + b.
@@ -32,9 +33,9 @@ class Output:
         beta: What a Gemm multiplies its bias by.
     """
 
-    def __init__(self, layer: Layer, engine: Engine, channels: bool, *, bare: bool = True):
+    def __init__(self, layer: Layer, engine: Engine, channels: bool, *, bare: bool = True, for_norm: bool = False):
         self._layer, self._engine = layer, engine
-        self._axis = layer.channels if channels else None
+        self._axis = layer.channels if channels or for_norm else None
         self.beta = _beta(layer)
         total: Moments | None = None
         product, shape = 0.0, (0,)
@@ -47,12 +48,13 @@ class Output:
             shape = y.shape
         if total is None:
             total = Moments(1, np.zeros(()), np.zeros(()))
-        self._y, self._ndim = total, len(shape)
+        self._each = total if self._axis is not None else None
+        self._y, self._ndim = total if channels or self._each is None else total.pooled(), len(shape)
         self._b = 0.0, 0.0, 0.0  # mean and variance of b, covariance with y
         if self._bias is not None:
             mean = float(self._bias.mean(dtype=np.float64))
-            count = total.count * total.mean.size
-            covariance = product / count - mean * float(total.mean.mean())
+            count = self._y.count * self._y.mean.size
+            covariance = product / count - mean * float(self._y.mean.mean())
             self._b = mean, float(self._bias.var(dtype=np.float64)), covariance
         self.std, self.mean = self.moments(np.ones(()), None)
 
@@ -109,6 +111,14 @@ class Output:
             b_mean, b, c = self._b
             middle, across = middle + b_mean, across + b + 2 * float(scale.mean()) * c
         return math.sqrt(max(across, 0.0)), middle
+
+    def channels(self, scale: Numbers, shift: Numbers | None) -> Moments | None:
+        """The moments of every channel of what the engine holds then; None where they were not wanted."""
+        if self._each is None or self._layer.later:
+            return None
+        added = self._bias.reshape(-1) if shift is None and self._bias is not None else shift
+        mean = scale * self._each.mean + (0.0 if added is None else added)
+        return Moments(self._each.count, np.asarray(mean), np.asarray(scale**2 * self._each.squares))
 
     def apply(self, scale: Numbers, shift: Numbers | None) -> None:
         """Let the engine hold s y + b, or s y where a later step adds b."""

@@ -56,7 +56,7 @@ class Piece:
         number = self._numbers
         return (
             tuple((s.signature, *map(number.get, s.inputs), None, *map(number.get, s.outputs)) for s in self.steps),
-            tuple((number[n], _content(t)) for n, t in self.held.items()),
+            tuple((number[n], t.data_type, *t.dims, t.raw_data, *t.string_data) for n, t in self.held.items()),
             tuple((number[n], t.SerializeToString()) for n, t in self.types.items()),
             tuple(map(number.get, self.fetch)),
         )
@@ -87,13 +87,6 @@ class Piece:
             graph.node[-1].input[:] = [number[n] for n in step.node.input]
             graph.node[-1].output[:] = [number[n] for n in step.outputs]
         return model
-
-
-def _content(tensor: TensorProto) -> bytes:
-    bare = TensorProto()
-    bare.CopyFrom(tensor)
-    bare.name = bare.doc_string = ""
-    return bytes(bare.SerializeToString(deterministic=True))
 
 
 def type_of(value: Any) -> TypeProto:

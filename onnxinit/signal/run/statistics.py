@@ -45,6 +45,12 @@ class Moments:
         """E[(x - mean)^2]."""
         return self.squares / self.count
 
+    def pooled(self) -> Moments:
+        """Of all channels together."""
+        mean = self.mean.mean()
+        squares = self.squares.sum() + self.count * ((self.mean - mean) ** 2).sum()
+        return Moments(self.count * self.mean.size, np.asarray(mean), np.asarray(squares))
+
     @property
     def std(self) -> float:
         """The standard deviation of all values."""

@@ -76,6 +76,8 @@ class Supply:
         entry = self.entry(path)
         if entry is None:
             values = self.file.array(path)
+        elif entry.scheme.name == "zeros" and self._by_path[path].quantised is None:  # most biases, many of them small
+            values = np.zeros(stored.dims, helper.tensor_dtype_to_np_dtype(stored.data_type))
         else:
             values = _decoded(_drawn(self._values(entry, path)), stored)
         values = values if run is None else values.reshape(-1)[run[0] : sum(run)]

@@ -76,6 +76,7 @@ class Walk:
         self._over: set[object] = set()  # layers and steps that the walk is past
         self._broken: dict[Step, str] = {}
         self._untaken: dict[str, str] = {}
+        self._known: dict[str, Moments] = {}
 
     def run(self, visit: Callable[[Layer], None]) -> None:
         """Visit every layer.
@@ -185,12 +186,22 @@ class Walk:
         entries = [self.supply.entry(path) for path in paths]
         return [e for e in entries if e is not None and e.measured is None]
 
+    def feeds_norm(self, layer: Layer) -> bool:
+        """Whether a layer's output, whose channels run along axis 1, is the input of a batch norm that is measured."""
+        readers = self.program.readers.get(layer.output, ())
+        return layer.channels == 1 and any(self._is_norm(s) and s.inputs[0] == layer.output for s in readers)
+
+    def know(self, layer: Layer, moments: Moments | None) -> None:
+        """Take the moments of every channel of a layer's output, for a batch norm that follows."""
+        if moments is not None:
+            self._known[layer.output] = moments
+
     def _measure(self, step: Step) -> None:
         """Give a batch norm the mean and the variance of every channel of its input."""
         name = step.inputs[0]
         self.engine.compute([name])
-        total: Moments | None = None
-        for values in self.engine.values(name):
+        total = self._known.pop(name, None)
+        for values in self.engine.values(name) if total is None else ():
             some = channel_moments(values, 1)
             total = some if total is None else total + some
         entries = self._statistics(step)
