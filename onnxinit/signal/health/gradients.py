@@ -29,13 +29,12 @@ from onnxinit.sampling import stream, weight_key
 from onnxinit.signal.health.diagnosis import Gradient
 from onnxinit.signal.run.engine import Engine, Feed, StepError
 from onnxinit.signal.run.program import RANDOM, Program, Step
+from onnxinit.signal.run.statistics import moments_of
 
 Floats = npt.NDArray[np.floating[Any]]
 
 EPS = 1e-2  # standard deviations of what is perturbed
-COARSE = (
-    1e-1  # where signals are quantised on the way, in steps of about 2e-2, or so little arrives that it is rounded off
-)
+COARSE = 1e-1  # where signals are quantised on the way, in steps of about 2e-2, or what arrives is rounded off
 _LEAST = 1e-5  # below, float32 has no digits left for a difference
 _LINEAR = 0.1  # of the outputs' own std: a response beyond is not small, and the perturbation is made smaller
 _QUANTISED = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
@@ -169,12 +168,12 @@ class Gradients:
             apart.expect(job.outputs)
             apart.compute(job.outputs)
             results = zip(*(apart.values(name) for name in job.outputs), strict=True)
-            clean = next(results)
+            clean = _Clean(next(results))
             for m, result in zip(moved, results, strict=True):
-                for name, before, after in zip(job.outputs, clean, result, strict=True):
+                for name, before, after in zip(job.outputs, clean.outputs, result, strict=True):
                     if before.shape != after.shape:
                         raise _ShapeError(name)
-                length = sum(_square(m[n].astype(np.float64) - held[n]) for n in job.cut.names)
+                length = sum(_square(m[n] - held[n]) for n in job.cut.names)
                 figures.add(clean, result, length)
 
     def _perturb(self, cut: Cut, held: Mapping[str, Any], probe: int, step: float) -> dict[str, Floats]:
@@ -198,6 +197,24 @@ class _Job:
     eps: float
 
 
+class _Clean:
+    """The outputs of a batch as it is.
+
+    Attributes:
+        outputs: The values.
+        size: How many.
+        nbytes: Their bytes.
+        spread: Their std.
+        rounding: The squared length of what rounding makes of them.
+    """
+
+    def __init__(self, outputs: Sequence[Floats]):
+        self.outputs = outputs
+        self.size, self.nbytes = sum(a.size for a in outputs), sum(a.nbytes for a in outputs)
+        self.spread = _spread([outputs])
+        self.rounding = sum(_square(a) * float(np.finfo(a.dtype).eps / 2) ** 2 for a in outputs)
+
+
 @dataclass(slots=True)
 class _Figures:
     """What the probes of one cut gave."""
@@ -213,21 +230,17 @@ class _Figures:
         """How many probes are run at once."""
         return max(1, _MOST // self.nbytes - 1) if self.nbytes else 1
 
-    def add(self, clean: Sequence[Floats], result: Sequence[Floats], length: float) -> None:
+    def add(self, clean: _Clean, result: Sequence[Floats], length: float) -> None:
         """Take a response to a perturbation of some squared length."""
-        pairs = list(zip(clean, result, strict=True))
-        self.outputs = sum(a.size for a, _ in pairs)
-        self.nbytes = sum(a.nbytes for a, _ in pairs)
+        self.outputs, self.nbytes = clean.size, clean.nbytes
         if not self.outputs or not length:
             return
         with np.errstate(invalid="ignore", over="ignore"):
-            response = sum(_square(b.astype(np.float64) - a) for a, b in pairs)
-            rounding = sum(_square(a * (np.finfo(a.dtype).eps / 2)) for a, _ in pairs)
-            spread = _spread([[a for a, _ in pairs]])
+            response = sum(_square(b - a) for a, b in zip(clean.outputs, result, strict=True))
         self.ratios.append(response / length)
-        self.floors.append(rounding / length)
-        if spread > 0:
-            self.largest = max(self.largest, math.sqrt(response / self.outputs) / spread)
+        self.floors.append(clean.rounding / length)
+        if clean.spread > 0:
+            self.largest = max(self.largest, math.sqrt(response / self.outputs) / clean.spread)
 
     def gradient(self, size: int, eps: float) -> Gradient | None:
         """The mean of the responses and its standard error."""
@@ -246,18 +259,21 @@ class _Figures:
 
 
 def _square(x: Floats) -> float:
-    flat = x.astype(np.float64, copy=False).reshape(-1)
-    return float(flat @ flat)
+    """The squared length."""
+    if not x.size:
+        return 0.0
+    moments = moments_of(x)
+    return float(moments.variance + moments.mean**2) * x.size
 
 
 def _spread(batches: Iterable[Iterable[Floats]]) -> float:
     """The std within the values of each name, all of them together; their root mean square, or 1, where it is zero."""
     count, within, square = 0, 0.0, 0.0
     for x in itertools.chain.from_iterable(batches):
-        with np.errstate(invalid="ignore", over="ignore"):
-            count += x.size
-            within += float(x.var(dtype=np.float64)) * x.size if x.size else 0.0
-            square += _square(x)
+        moments = moments_of(x)
+        count += x.size
+        within += float(moments.squares)
+        square += float(moments.squares + moments.mean**2 * x.size)
     if not count:
         return 0.0
     return math.sqrt(within / count) or math.sqrt(square / count) or 1.0
