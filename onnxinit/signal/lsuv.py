@@ -91,7 +91,7 @@ def lsuv(
         return swept
     weights = [supply.analysis.by_id[i] for i in sweep.linear if sweep.asked[i].values["balance"]]
     if len(weights) < 2:
-        few = f"rates of change are not balanced: of {len(weights)} layers they can be measured"
+        few = "rates of change are not balanced: fewer than two layers are linear in a real weight of their own"
         return replace(swept, notes=(few,))
     return _balanced(swept, weights, start, sweep.supply, feeds, running)
 
