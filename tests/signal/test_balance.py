@@ -227,6 +227,31 @@ def test_functions_that_saturate_take_several_rounds() -> None:
     assert 1 < rounds <= 10 and least < 1.2 < before
 
 
+def test_branches_of_unlike_depth() -> None:
+    """Two heads on a trunk, where the step for a chain goes the wrong way."""
+    text = """(float[n, 12] x) => (float[n, 12] y, float[n, 12] z) {
+        a = MatMul (x, w0)
+        r = Relu (a)
+        b = MatMul (r, w1)
+        y = Relu (b)
+        c = MatMul (r, w2)
+        d = MatMul (c, w3)
+        e = MatMul (d, w4)
+        f = MatMul (e, w5)
+        g = MatMul (f, w6)
+        z = MatMul (g, w7)
+    }"""
+    model = build(text, **{f"w{i}": [12, 12] for i in range(8)})
+    result = scaled(model, normal(64, 12), "lsuv:balance=true", rules=["w4=lsuv:target_std=3,balance=true"])
+    least, before = (float(t.split()[0]) for t in note(result).split("largest is ")[1].split("been "))
+    assert before > 5 and least < 1.02
+
+
+def test_one_layer_has_nothing_to_be_balanced_with() -> None:
+    result = scaled(build("(float[n, 12] x) => (float[n, 4] y) { y = MatMul (x, w) }", w=[12, 4]), normal(30, 12))
+    assert note(result).startswith("rates of change are not balanced: fewer than two layers")
+
+
 def test_the_softmax_of_the_loss_is_left_out() -> None:
     x = normal(40, 12)
     ends = [LINEAR, LINEAR.replace("y = MatMul (b, w3)", "z = MatMul (b, w3) y = Softmax (z)")]

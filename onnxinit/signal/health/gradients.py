@@ -118,7 +118,7 @@ class Gradients:
 
     def _job(self, cut: Cut) -> _Job:
         """What is run to see a response: the steps between, and what they read from beside them."""
-        after = _behind(self._program, cut.names)
+        after = behind(self._program, cut.names)
         made = {name for step in after for name in step.outputs} | set(cut.names)
         outputs = [name for name in self._outputs if name in made]
         between = _before(self._program, outputs) & after
@@ -279,7 +279,7 @@ def _spread(batches: Iterable[Iterable[Floats]]) -> float:
     return math.sqrt(within / count) or math.sqrt(square / count) or 1.0
 
 
-def _behind(program: Program, names: Iterable[str]) -> set[Step]:
+def behind(program: Program, names: Iterable[str]) -> set[Step]:
     """The steps whose results follow from the values of some names."""
     found: set[Step] = set()
     todo = list(names)

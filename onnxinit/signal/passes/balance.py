@@ -15,24 +15,31 @@ the outputs; that holds for shared weights and for convolutions, whose gradient 
 ado. The estimate takes |J V|^2 / |V|^2 for |J|_F^2 / n, n values of the weight, and four V that stay the same from
 round to round.
 
-In a network without biases whose functions are positively homogeneous (ReLU, pooling, linear), scales s_l of the
-weights multiply f by S = prod s_l, J_l by S / s_l and r_l by S / s_l^2. So s_l = sqrt(r_l / t), t the geometric mean of
-the r_l, gives S = 1 and all r_l = t at once. Elsewhere it is done again, up to ten times, until every r_l is within
-1 % of t; t is then multiplied by (std f / std f as it was before)^(1/L), which leads the outputs back. Drawn biases are
-scaled with their weight, and with what comes into their layer. Running statistics are measured anew each time.
+In a chain of layers without biases whose functions are positively homogeneous (ReLU, pooling, linear), scales s_l of
+the weights multiply f by S = prod s_l, J_l by S / s_l and r_l by S / s_l^2. So s_l = sqrt(r_l / t), t the geometric
+mean of the r_l, gives S = 1 and all r_l = t at once: the paper's step. In any graph, log r changes by M log s, where
+M_lk = (the share of l's effect that passes k, or of k's that passes l) - 2 [l = k]. The step solves M log s = log t -
+log r (least squares, the shortest), with shares of 1 where one layer follows the other and 0 where none does; that is
+the paper's where all are in a chain. What a step then did corrects M (Broyden 1965: the least change that explains it).
+After at most ten rounds, or when every r_l is within 1 % of t, the best is taken; t is multiplied by (std f / std f as
+it was before)^(1/L), which leads the outputs back. A step after which the outputs are not finite is halved.
+
+Drawn biases are scaled with their weight, and with what comes into their layer. Running statistics are measured anew
+each time; batch norms are looked at with these, as in inference.
 
 The published code stops when the logarithms of r_l and t have a ratio within 1 % of 1, which says nothing where t is
 near 1, and leads the outputs to the std 1, which here they have only where that was asked for.
 
 Source: Kraehenbuehl, Doersch, Donahue, Darrell: Data-dependent Initializations of Convolutional Neural Networks, ICLR
-2016, arXiv:1511.06856, section 3.2, and its code (`calibrateGradientRatio`).
+2016, arXiv:1511.06856, section 3.2, and its code (`calibrateGradientRatio`), which is for chains. Broyden: A class of
+methods for solving nonlinear simultaneous equations, Mathematics of Computation 19, 1965.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -41,10 +48,11 @@ import numpy.typing as npt
 from onnxinit.analysis import Weight
 from onnxinit.plan import Entry, Plan
 from onnxinit.sampling import stream, weight_key
+from onnxinit.signal.health.gradients import behind
 from onnxinit.signal.run.engine import Engine, Feed, StepError
 from onnxinit.signal.run.layers import Layer, bias_weight
 from onnxinit.signal.run.outputs import Output
-from onnxinit.signal.run.program import Program
+from onnxinit.signal.run.program import Program, Step
 from onnxinit.signal.run.running import Running
 from onnxinit.signal.run.sessions import Sessions
 from onnxinit.signal.run.supply import Drawn, Supply, times
@@ -75,6 +83,27 @@ class Balanced:
     note: str
 
 
+@dataclass(slots=True)
+class _State:
+    """A network at some scales.
+
+    Attributes:
+        walk: A walk through it that is over.
+        outputs: As in `Balanced`.
+        inputs: Mean |x| of what comes into every layer, by the weight's id.
+        steps: The steps of every weight's layers.
+    """
+
+    walk: Walk
+    outputs: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    inputs: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, set[Step]] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Plan:
+        return self.walk.supply.plan
+
+
 class Balance:
     """Scales weights so that their layers have the same rate of change.
 
@@ -100,28 +129,45 @@ class Balance:
         self._unmeasured = {e.id: e for e in unmeasured}
         self._scaled, self._looked = scaled, looked
         self._sessions: Sessions | None = None
-        self._inputs: dict[str, float] = {}  # mean |x| of every layer, as it was in the round before
 
     def run(self) -> Balanced:
         """Go round until the rates are the same."""
-        made, walk = self._pass(self._supply.plan, {})
-        first = found = rates(walk, made.plan, self._scaled, self._feeds)
-        rounds = 0
-        while isinstance(first, Rates) and isinstance(found, Rates) and rounds < ROUNDS:
-            target = found.mean * (found.level / first.level) ** (1 / len(found.each))
-            if all(abs(math.log(r / target)) < _NEAR for r in found.each.values()):
-                break
-            made, walk = self._pass(made.plan, {i: math.sqrt(r / target) for i, r in found.each.items()})
-            found = rates(walk, made.plan, self._scaled, self._feeds)
+        best = self._pass(self._supply.plan, {}, {})
+        first = self._rates(best)
+        if isinstance(first, str):
+            return Balanced(best.plan, best.outputs, f"rates of change are not balanced: {first}")
+        effect, found, length, rounds = self._effect(best), first, 1.0, 0
+        while np.abs(off := found.off(first.level)).max() >= _NEAR and rounds < ROUNDS:
             rounds += 1
-        if isinstance(first, str) or isinstance(found, str):
-            return replace(made, note=f"rates of change are not balanced{' any further' * (rounds > 0)}: {found}")
+            step = length * np.linalg.lstsq(effect, off, rcond=None)[0]
+            tried = self._pass(best.plan, dict(zip(found.each, np.exp(step), strict=True)), best.inputs)
+            then = self._rates(tried)
+            if isinstance(then, str):
+                length /= 2
+                continue
+            change = then.logs - found.logs
+            effect = effect + np.outer(change - effect @ step, step) / (step @ step)
+            if np.linalg.norm(then.off(first.level)) < np.linalg.norm(off):
+                best, found = tried, then
         count = "1 round" if rounds == 1 else f"{rounds} rounds"
         apart = f"the largest is {found.apart:.3g} times the least, and had been {first.apart:.3g} times"
-        return replace(made, note=f"rates of change of {len(first.each)} layers balanced in {count}: {apart}")
+        note = f"rates of change of {len(first.each)} layers balanced in {count}: {apart}"
+        return Balanced(best.plan, best.outputs, note)
 
-    def _pass(self, plan: Plan, scales: Mapping[str, float]) -> tuple[Balanced, Walk]:
-        """Scale the weights, and their biases by what comes into the layer too; measure statistics and outputs."""
+    def _rates(self, state: _State) -> Rates | str:
+        return rates(state.walk, state.plan, self._scaled, self._feeds)
+
+    def _effect(self, state: _State) -> Numbers:
+        """M, with shares of 1 between layers that follow one another."""
+        places = [state.steps[w.id] for w in self._scaled]
+        after = [behind(state.walk.program, [n for step in steps for n in step.outputs]) for steps in places]
+        follows = np.asarray([[not own.isdisjoint(steps) for steps in places] for own in after])
+        ones = follows | follows.T | np.eye(len(places), dtype=bool)
+        effect: Numbers = ones.astype(np.float64) - 2 * np.eye(len(places))
+        return effect
+
+    def _pass(self, plan: Plan, scales: Mapping[str, float], inputs: Mapping[str, float]) -> _State:
+        """Scale weights, and their biases by what comes into the layer now and before; measure on the way."""
         entries = tuple(self._unmeasured.get(e.id, e) for e in plan.entries)
         before = self._supply
         supply = Supply(replace(plan, entries=entries), before.analysis, before.file, before.donors)
@@ -135,33 +181,34 @@ class Balance:
             sessions=self._sessions,
         )
         self._sessions = walk.engine.sessions
-        outputs: dict[str, list[tuple[float, float]]] = {}
+        state = _State(walk)
 
         def visit(layer: Layer) -> None:
             if layer.inside:
                 return
-            if layer.weight.id in scales and layer.weight.id not in outputs:
-                self._scale(layer, supply, walk, scales[layer.weight.id])
-            elif layer.weight.id not in outputs:
-                self._inputs[layer.weight.id] = _size(layer, walk)
+            ident = layer.weight.id
+            state.steps.setdefault(ident, set()).add(layer.step)
+            if ident not in state.inputs:
+                state.inputs[ident] = size = _size(layer, walk)
+                fed = size / inputs[ident] if size and inputs.get(ident) else 1.0
+                _scale(layer, walk, scales.get(ident, 1.0), fed)
             walk.engine.compute([layer.output])
             output = Output(layer, walk.engine, False, bare=False)
             for weight in (layer.weight, *layer.joined):
-                outputs.setdefault(weight.id, []).append((output.std, output.mean))
+                state.outputs.setdefault(weight.id, []).append((output.std, output.mean))
 
         walk.run(visit)
-        return Balanced(supply.plan, outputs, ""), walk
+        return state
 
-    def _scale(self, layer: Layer, supply: Supply, walk: Walk, scale: float) -> None:
-        ident, size = layer.weight.id, _size(layer, walk)
-        fed = size / self._inputs[ident] if self._inputs[ident] and size else 1.0
-        self._inputs[ident] = size
-        bias = bias_weight(walk.program, layer.bias) if layer.bias else ""
-        for path, factor in ((layer.weight.path, scale), (bias, scale * fed)):
-            entry = supply.entry(path) if path else None
-            if entry is not None:
-                std = None if entry.std is None else entry.std * factor
-                supply.set(replace(entry, gain=times(entry.gain, factor), std=std))
+
+def _scale(layer: Layer, walk: Walk, scale: float, fed: float) -> None:
+    """Scale a weight, and the bias of its layer with what comes in."""
+    bias = bias_weight(walk.program, layer.bias) if layer.bias else ""
+    for path, factor in ((layer.weight.path, scale), (bias, scale * fed)):
+        entry = walk.supply.entry(path) if path else None
+        if entry is not None and factor != 1:
+            std = None if entry.std is None else entry.std * factor
+            walk.supply.set(replace(entry, gain=times(entry.gain, factor), std=std))
 
 
 def _with_inputs(program: Program, layer: Layer) -> list[str]:
@@ -195,9 +242,14 @@ class Rates:
     level: float
 
     @property
-    def mean(self) -> float:
-        """Their geometric mean."""
-        return math.exp(math.fsum(map(math.log, self.each.values())) / len(self.each))
+    def logs(self) -> Numbers:
+        """Their logarithms."""
+        return np.asarray(list(map(math.log, self.each.values())))
+
+    def off(self, level: float) -> Numbers:
+        """By how much their logarithms lie below that of their target, for outputs of the std `level`."""
+        apart: Numbers = self.logs.mean() + math.log(self.level / level) / len(self.each) - self.logs
+        return apart
 
     @property
     def apart(self) -> float:
@@ -246,12 +298,13 @@ def rates(
         return math.sqrt(math.fsum(squares) / probes / square)
 
     try:
-        plain = list(outputs({}))
-        whole = np.concatenate(plain)
-        level = float(whole.std()) if whole.size else 0.0
-        if not 0 < level < math.inf:
-            return "the outputs are constant or not finite"
-        each = {weight.id: rate(weight) for weight in weights}
+        with np.errstate(invalid="ignore", over="ignore"):
+            plain = list(outputs({}))
+            whole = np.concatenate(plain)
+            level = float(whole.std()) if whole.size else 0.0
+            if not 0 < level < math.inf:
+                return "the outputs are constant or not finite"
+            each = {weight.id: rate(weight) for weight in weights}
     except StepError as e:
         return f"{e.step.label} cannot be run: {e.reason}"
     flat = next((i for i, r in each.items() if not 0 < r < math.inf), None)

@@ -88,8 +88,13 @@ def lsuv(
             ident: factor for ident, factor in factors.items() if ident not in off
         }
     swept = Swept(sweep.supply.plan, tuple(sweep.findings), tuple(sweep.walk.norms))
+    if not any(s.values["balance"] for s in sweep.asked.values()):
+        return swept
     weights = [supply.analysis.by_id[i] for i in sweep.linear if sweep.asked[i].values["balance"]]
-    return _balanced(swept, weights, start, sweep.supply, feeds, running) if len(weights) > 1 else swept
+    if len(weights) < 2:
+        few = "rates of change are not balanced: fewer than two layers are linear in a real weight of their own"
+        return replace(swept, notes=(few,))
+    return _balanced(swept, weights, start, sweep.supply, feeds, running)
 
 
 def _balanced(

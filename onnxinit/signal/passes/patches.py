@@ -85,7 +85,7 @@ def sample(reader: Reader, engine: Engine, name: str, shape: Shape, most: int, s
     counts = [reader.count(x, shape) for x in engine.values(name)]
     ends = np.cumsum([0, *counts], dtype=np.int64)
     total = int(ends[-1])
-    places = np.arange(total)
+    places: Indices = np.arange(total)
     if total > most:
         within = np.empty(most)
         stream.uniform(within)
@@ -161,8 +161,8 @@ class _Windows:
         kernel = shape[2:]
         padded = np.pad(x, [(0, 0), (0, 0), *((before, after) for *_, before, after in axes)])
         extents = [d * (k - 1) + 1 for k, (_, _, d, *_) in zip(kernel, axes, strict=True)]
-        windows = np.lib.stride_tricks.sliding_window_view(padded, extents, tuple(range(2, x.ndim)))
-        dilated: tuple[Any, ...] = (..., *(slice(None, None, d) for _, _, d, *_ in axes))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (1, 1, *extents))
+        dilated: tuple[Any, ...] = (..., 0, 0, *(slice(None, None, d) for _, _, d, *_ in axes))
         sample, *at = np.unravel_index(index, (len(x), *(places for places, *_ in axes)))
         chosen: tuple[Any, ...] = (sample, slice(None), *(a * s for a, (_, s, *_) in zip(at, axes, strict=True)))
         picked = windows[dilated][chosen]
