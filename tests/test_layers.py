@@ -31,6 +31,8 @@ ROOMS = [
     "ir",
     "cli",
 ]
+# The rooms of the signal, likewise.
+SIGNAL = ["data", "run", "told", "moments", "health", "passes", "settling"]
 SOURCES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem not in ("__init__", "__main__"))
 
 
@@ -63,6 +65,14 @@ def test_a_room_imports_only_from_the_rooms_above_it(path: Path) -> None:
             other = name.split(".")[1]
             assert other in ROOMS, f"{path}: imports {name}"
             assert ROOMS.index(other) <= here, f"{path}: {other} is below {room(path)}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "signal").rglob("[a-z]*.py")), ids=lambda p: p.stem)
+def test_so_do_the_rooms_of_the_signal(path: Path) -> None:
+    here = SIGNAL.index(path.relative_to(ROOT / "signal").parts[0].removesuffix(".py"))
+    for name in imports(path):
+        if name.startswith("onnxinit.signal."):
+            assert SIGNAL.index(name.split(".")[2]) <= here, f"{path}: imports {name}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxinit.signal.passes.findings import Status
 from onnxinit.signal.run.engine import Engine
 from onnxinit.signal.run.layers import Layer
 from onnxinit.signal.run.statistics import Moments, channel_moments, moments_of
@@ -84,7 +83,7 @@ class Output:
         s = (math.sqrt(inside) - c) / v if inside >= 0 else 0.0
         return np.asarray(s) if s > 0 else None
 
-    def fault(self, target: float) -> tuple[Status, str]:
+    def fault(self, target: float) -> tuple[Literal["dead", "not converged"], str]:
         """Why there is no scale for a target."""
         variance = self._y.variance
         if not np.isfinite(variance).all():
