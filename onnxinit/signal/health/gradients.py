@@ -145,46 +145,60 @@ class Gradients:
             figures = _Figures()
             for number, (feed, held) in enumerate(zip(self._feeds, values, strict=True)):
                 mine = range(number, self._probes, len(values))
-                self._run(job, feed, held, mine, eps * spread, figures)
+                self._run(job, feed, held, mine, eps * spread, figures, smaller=eps > _LEAST)
             tried.add(eps)
-            found = figures.gradient(size, eps)
-            if figures.largest > _LINEAR:
+            if figures.largest > _LINEAR and eps > _LEAST:
                 eps = max(eps / 10, _LEAST)
-            elif found is not None and found.mean_square is not None and not found.resolved:
+                continue
+            found = figures.gradient(size, eps)
+            if found is not None and found.mean_square is not None and not found.resolved:
                 eps = COARSE
         return found
 
     def _run(
-        self, job: _Job, feed: Feed, held: Mapping[str, Any], probes: Sequence[int], step: float, figures: _Figures
+        self,
+        job: _Job,
+        feed: Feed,
+        held: Mapping[str, Any],
+        probes: Sequence[int],
+        step: float,
+        figures: _Figures,
+        *,
+        smaller: bool,
     ) -> None:
-        """Run one batch as it is, and perturbed."""
+        """Run one batch as it is, and perturbed; as long as no smaller step is called for, where there is one."""
         todo = list(probes)
-        while todo:
+        clean: _Clean | None = None
+        while todo and (figures.largest <= _LINEAR or not smaller):
             now, todo = todo[: figures.room], todo[figures.room :]
-            moved = [self._perturb(job.cut, held, probe, step) for probe in now]
-            apart = self._origin.fork([feed] * (1 + len(now)))
+            moved, lengths = zip(*(self._perturb(job.cut, held, probe, step) for probe in now), strict=True)
+            runs = moved if clean is not None else ({}, *moved)
+            apart = self._origin.fork([feed] * len(runs))
             for name in held:
-                apart.hold(name, [held[name], *(m.get(name, held[name]) for m in moved)])
+                apart.hold(name, [run.get(name, held[name]) for run in runs])
             apart.expect(job.outputs)
             apart.compute(job.outputs)
             results = zip(*(apart.values(name) for name in job.outputs), strict=True)
-            clean = _Clean(next(results))
-            for m, result in zip(moved, results, strict=True):
+            clean = clean or _Clean(next(results))
+            for length, result in zip(lengths, results, strict=True):
                 for name, before, after in zip(job.outputs, clean.outputs, result, strict=True):
                     if before.shape != after.shape:
                         raise _ShapeError(name)
-                length = sum(_square(m[n] - held[n]) for n in job.cut.names)
                 figures.add(clean, result, length)
+            figures.nbytes = clean.nbytes + sum(m.nbytes for m in moved[0].values())
 
-    def _perturb(self, cut: Cut, held: Mapping[str, Any], probe: int, step: float) -> dict[str, Floats]:
-        """The values of a cut, each with a normal number of its own added."""
+    def _perturb(self, cut: Cut, held: Mapping[str, Any], probe: int, step: float) -> tuple[dict[str, Floats], float]:
+        """The values of a cut, each with a normal number of its own added, and the squared length of what was added."""
         source = stream(weight_key(self._seed, f"probe\0{cut.key}"), probe)
         moved: dict[str, Floats] = {}
+        length = 0.0
         for name in cut.names:
             v: Floats = np.empty(held[name].shape, held[name].dtype)
             source.normal(v)
-            moved[name] = held[name] + v * v.dtype.type(step)
-        return moved
+            v *= v.dtype.type(step)
+            moved[name] = v + held[name]
+            length += _square(np.subtract(moved[name], held[name], out=v))
+        return moved, length
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +231,7 @@ class _Clean:
 
 @dataclass(slots=True)
 class _Figures:
-    """What the probes of one cut gave."""
+    """What the probes of one cut gave; `nbytes` of each are held at once."""
 
     ratios: list[float] = field(default_factory=list)
     floors: list[float] = field(default_factory=list)
@@ -228,11 +242,11 @@ class _Figures:
     @property
     def room(self) -> int:
         """How many probes are run at once."""
-        return max(1, _MOST // self.nbytes - 1) if self.nbytes else 1
+        return max(1, _MOST // self.nbytes) if self.nbytes else 1
 
     def add(self, clean: _Clean, result: Sequence[Floats], length: float) -> None:
         """Take a response to a perturbation of some squared length."""
-        self.outputs, self.nbytes = clean.size, clean.nbytes
+        self.outputs = clean.size
         if not self.outputs or not length:
             return
         with np.errstate(invalid="ignore", over="ignore"):
