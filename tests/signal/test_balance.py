@@ -192,6 +192,11 @@ def test_biases_go_with_their_layers() -> None:
     assert two["y"].std() == pytest.approx(one["y"].std(), rel=0.03)
 
 
+def test_biases_of_zero_stay_as_they_are() -> None:
+    result = scaled(build(BIASED, **SHAPES, b1=[40], b2=[25], b3=[6]), normal(60, 12))
+    assert [(str(e.scheme), e.gain) for e in result.plan.entries if e.role == "bias"] == [("zeros", 1.0)] * 3
+
+
 def test_what_is_told_is_what_the_file_gives() -> None:
     text = """(float[n, 3, 8, 8] x) => (float[n, 5] y) {
         a = Conv <pads = [1, 1, 1, 1]> (x, w1)

@@ -347,6 +347,9 @@ def test_a_plan_rebuilds_the_network_without_the_data(scheme: str, tmp_path: Pat
         assert channels.std(axis=1) == pytest.approx(np.ones(len(channels)), abs=1e-4)
         assert channels.mean(axis=1) == pytest.approx(np.zeros(len(channels)), abs=1e-4)
     assert {str(e.scheme) for e in result.plan.entries if e.id.startswith("w")} == {scheme}
+    written = onnx.load(tmp_path / "m.reinit.onnx")
+    for entry in result.plan.entries:  # what stands in the plan is what is written
+        assert entry.gain == 1 and entry.std == pytest.approx(tensor(written, entry.id).std(), rel=1e-5)
     again = onnxinit.reinit(tmp_path / "m.onnx", tmp_path / "again.onnx", plan=result.plan)
     assert again.signal is None
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "m.reinit.onnx").read_bytes()

@@ -206,7 +206,7 @@ def _scale(layer: Layer, walk: Walk, scale: float, fed: float) -> None:
     bias = bias_weight(walk.program, layer.bias) if layer.bias else ""
     for path, factor in ((layer.weight.path, scale), (bias, scale * fed)):
         entry = walk.supply.entry(path) if path else None
-        if entry is not None and factor != 1:
+        if entry is not None and factor != 1 and (path != bias or walk.supply.array(path).any()):
             std = None if entry.std is None else entry.std * factor
             walk.supply.set(replace(entry, gain=times(entry.gain, factor), std=std))
 

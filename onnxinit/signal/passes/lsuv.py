@@ -30,7 +30,7 @@ from onnxinit.signal.run.outputs import Output, matrix_of
 from onnxinit.signal.run.program import Program
 from onnxinit.signal.run.running import PLAIN, Running
 from onnxinit.signal.run.statistics import gate_moments
-from onnxinit.signal.run.supply import Supply, times
+from onnxinit.signal.run.supply import Supply, folded, times
 from onnxinit.signal.run.walk import Walk, needs
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -88,19 +88,19 @@ def lsuv(
             ident: factor for ident, factor in factors.items() if ident not in off
         }
     swept = Swept(sweep.supply.plan, tuple(sweep.findings), tuple(sweep.walk.norms))
-    if not any(s.values["balance"] for s in sweep.asked.values()):
-        return swept
+    if any(s.values["balance"] for s in sweep.asked.values()):
+        swept = _balanced(swept, sweep, start, feeds, running)
+    entries = (folded(e, supply.analysis.by_id[e.id]) for e in swept.plan.entries)
+    return replace(swept, plan=replace(swept.plan, entries=tuple(entries)))
+
+
+def _balanced(swept: Swept, sweep: _Sweep, start: Plan, feeds: Iterable[Feed], running: Running) -> Swept:
+    """Scale weights once more, to the same rates of change; what their layers give is measured anew."""
+    supply = sweep.supply
     weights = [supply.analysis.by_id[i] for i in sweep.linear if sweep.asked[i].values["balance"]]
     if len(weights) < 2:
         few = "rates of change are not balanced: fewer than two layers are linear in a real weight of their own"
         return replace(swept, notes=(few,))
-    return _balanced(swept, weights, start, sweep.supply, feeds, running)
-
-
-def _balanced(
-    swept: Swept, weights: list[Weight], start: Plan, supply: Supply, feeds: Iterable[Feed], running: Running
-) -> Swept:
-    """Scale weights once more, to the same rates of change; what their layers give is measured anew."""
     unmeasured = [e for e in start.entries if e.id in swept.norms]
     found = dict.fromkeys(f.id for f in swept.findings if f.status != "missed")
     looked = [supply.analysis.by_id[i] for i in found]

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxinit.analysis import Analysis, Weight
 from onnxinit.model import Fresh, ModelFile, StoredTensor
-from onnxinit.plan import REFIT, Donors, Entry, Gain, Plan, Vector
+from onnxinit.plan import REFIT, Donors, Entry, Gain, Measured, Plan, Vector
 from onnxinit.values import fresh, real_values
 
 Array = npt.NDArray[np.generic]
@@ -145,3 +145,20 @@ def times(gain: Gain, factor: float | Vector) -> Gain:
     if isinstance(factor, Vector):
         return Vector(factor.axis, tuple(gain * b for b in factor.values))
     return gain * factor
+
+
+def folded(entry: Entry, weight: Weight) -> Entry:
+    """An entry of measured values with its gain multiplied into them."""
+    held, gain = entry.measured, entry.gain
+    if held is None or gain == 1:
+        return entry
+    shape = weight.shape if weight.quantised is None else weight.quantised.shape
+    values = held.values.astype(np.float64).reshape(shape)
+    if isinstance(gain, Vector):
+        lead = shape[: gain.axis + 1]
+        lead = lead if len(gain.values) == math.prod(lead) else lead[-1:]
+        values *= np.asarray(gain.values).reshape(*lead, *[1] * len(shape[gain.axis + 1 :]))
+    else:
+        values *= gain
+    measured = Measured.of(values if held.dtype == "double" else values.astype(np.float32))
+    return replace(entry, gain=1.0, measured=measured, std=measured.std(1.0))
