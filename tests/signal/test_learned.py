@@ -129,11 +129,11 @@ LAYERS: dict[str, tuple[str, dict[str, Any], list[int], str]] = {
         "nup",
     ),
     "Conv, same": (
-        """(float[n, 2, 9, 8] x) => (float[n, 5, m, k] y) {
+        """(float[n, 2, 9, 9] x) => (float[n, 5, m, k] y) {
             y = Conv <auto_pad = "SAME_LOWER", strides = [2, 2]> (x, w)
         }""",
         {"w": [5, 2, 3, 2]},
-        [30, 2, 9, 8],
+        [30, 2, 9, 9],
         "nupp",
     ),
 }
