@@ -214,7 +214,7 @@ def stepwise(
     On each draw, LSUV finds the gains that make them so; the std is the plan's gain over the one that it finds.
     """
     given = {e.id: e for e in plan.entries}
-    asked = {p.id for p in predictions.layers}
+    asked = {p.id for p in predictions.layers if not p.note}  # of the others the gain does not matter
     tallies: dict[str, Tally] = {}
     begun = time.monotonic()
     for seed in range(most):
