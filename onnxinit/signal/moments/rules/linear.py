@@ -53,15 +53,15 @@ def contract(
         alike: Of an axis of the result the share of the products that elements which differ there have in common.
     """
 
-    def product(p: float, q: float) -> float:
+    def product(p: float, q: float, same: float = 1.0) -> float:
         one = (a.mean**2 + p * a.var) * (b.mean**2 + q * b.var)
         two = (a.mean**2 + joint(p, along[0]) * a.var) * (b.mean**2 + joint(q, along[1]) * b.var)
-        return count * one + count * (count - 1.0) * two
+        return count * same * one + count * (count - same) * two
 
     mean = count * a.mean * b.mean
     var = max(0.0, product(1.0, 1.0) - mean * mean)
     rho = [
-        ((alike or {}).get(i, 1.0) * product(1.0 if p is None else p, 1.0 if q is None else q) - mean * mean) / var
+        (product(1.0 if p is None else p, 1.0 if q is None else q, (alike or {}).get(i, 1.0)) - mean * mean) / var
         if var > 0.0
         else 1.0
         for i, (p, q) in enumerate(axes)
@@ -139,7 +139,10 @@ def _summed(
     rho: list[tuple[float | None, float | None]] = [(x.along(i), None) for i in range(rank)]
     rho[channel] = (x.along(channel) if depth == 1 else None, w.along(w_free))
     made = contract(x, w, count, (along, inner), rho, dict(zip(axes, alike, strict=True)))
-    return replace(made, apart=_apart(x, axes, alike))
+    kept = tuple(
+        max(0.0, r) if i in axes else r for i, r in enumerate(made.rho)
+    )  # ends of a sum of weights that is zero
+    return replace(normal(made.mean, made.var, kept), apart=_apart(x, axes, alike))
 
 
 def _apart(x: Moments, axes: Sequence[int], alike: Sequence[float]) -> Apart:
