@@ -177,7 +177,7 @@ def test_the_ends_of_a_picture() -> None:
 
 
 def test_weights_that_sum_up_to_zero_at_the_ends() -> None:
-    """Of w0 + w1 + w2 = 0 one place meets w0 + w1 = -w2, the other w1 + w2 = -w0: they correlate by -1/2 as any two w."""
+    """Of w0 + w1 + w2 = 0 one place meets w0 + w1 = -w2, another w1 + w2 = -w0: they correlate by -1/2 as any w."""
     weights = normal(0.0, 1.0, (-0.5,))
     found = contract(constant(1.0, 1), weights, 2.0, (1.0, -0.5), [(1.0, None)], {0: 0.5})
     assert (found.var, found.rho) == (pytest.approx(1.0), pytest.approx((-0.5,)))
