@@ -206,15 +206,17 @@ def measure(
 
 
 def stepwise(
-    model: onnx.ModelProto, plan: Plan, predictions: Predictions, base: str, inputs: list[dict[str, Any]],
+    model: onnx.ModelProto, plan: Plan, settled: Predictions, base: str, inputs: list[dict[str, Any]],
     seeds: int, most: int, seconds: float,
 ) -> dict[str, Tally]:  # fmt: skip
     """What a layer's std would be with the plan's gain, were those of all layers before it what is predicted.
 
-    On each draw, LSUV finds the gains that make them so; the std is the plan's gain over the one that it finds.
+    On each draw, LSUV finds the gains that make them so; the std is the plan's gain over the one that it finds. Weights
+    whose gain does not matter, since the graph normalises them, are left to their base, and not measured.
     """
+    free = [f"{p.id}={base}" for p in settled.layers if p.note]
+    asked = {p.id for p in settled.layers if not p.note}
     given = {e.id: e for e in plan.entries}
-    asked = {p.id for p in predictions.layers if not p.note}  # of the others the gain does not matter
     tallies: dict[str, Tally] = {}
     begun = time.monotonic()
     for seed in range(most):
@@ -223,7 +225,9 @@ def stepwise(
             errors[: max(1, len(errors) * 9 // 10)][-1] < SHARP or time.monotonic() - begun > seconds
         ):
             break
-        found = reinit(model, scheme=f"lsuv:base={base}", seed=seed, data=feed(inputs, seed), recalibrate_norm=False)
+        found = reinit(
+            model, scheme=f"lsuv:base={base}", rules=free, seed=seed, data=feed(inputs, seed), recalibrate_norm=False
+        )
         fine = {f.id for f in found.signal.layers if f.status == "set"} if found.signal is not None else set()
         for entry in found.plan.entries:
             gain = given[entry.id].gain
@@ -247,7 +251,7 @@ def compare(
     if held is None:  # tokens of every row
         rows = [int(w.fan_out) for w in analysis.weights if w.role == "embedding" and w.fan_out]
         inputs = [one | {"high": min(rows)} if rows and one["dtype"].startswith("int") else one for one in inputs]
-    plan, _ = analytic(make_plan(analysis, scheme=scheme), analysis)
+    plan, settled = analytic(make_plan(analysis, scheme=scheme), analysis)
     predictions = predict(plan, analysis)
     if predictions.without_rule:
         print(f"  without a rule: {dict(predictions.without_rule)}")
@@ -255,7 +259,7 @@ def compare(
         print(f"  not reached: {', '.join(predictions.unreached[:4])} ({len(predictions.unreached)})")
     if steps:
         base = str(dict(parse_spec(scheme).values)["base"])
-        tallies = stepwise(model, plan, predictions, base, inputs, seeds, most, seconds)
+        tallies = stepwise(model, plan, settled, base, inputs, seeds, most, seconds)
         return [(p, tallies.get(p.id)) for p in predictions.layers]
     tallies = measure(model, analysis, file, plan, predictions, inputs, seeds, most, seconds)
     return [(p, tallies.get(p.id)) for p in predictions.layers]
