@@ -14,8 +14,9 @@ x + x has the same source twice, and its amplitude doubles. Through a function f
 
 **Axes.** rho is what decides about means over an axis, contractions, the weights of a softmax and norms. It obeys
 
-    layer          C'[a] = K Var[w] C[a] with C[a] = mean^2 + rho[a] var: the mean becomes a shared part, since one
-                   draw of the weights serves all places; outputs of a layer differ in their weights: rho = 0 there
+    layer          C'[a] = S Var[w] C[a] with C[a] = mean^2 + rho[a] var: the mean becomes a shared part, since one
+                   draw of the weights serves all places (S of its K taps meet the signal at both, on average);
+                   outputs of a layer differ in their weights: rho = 0 there
     function       E[f(z) f(z')] = sum of a_k^2 rho^k (Mehler 1866)
     mean over n    var (1/n + (1 - 1/n) rho)
 

@@ -1,10 +1,11 @@
 """Convolutions and matrix products: of a signal with a weight, and of two signals.
 
     y = sum over K of a_k b_k,  a and b independent:
-    E[y y'] = K E[a a'] E[b b'] + K (K - 1) E[a_k a'_l] E[b_k b'_l]
+    E[y y'] = S E[a a'] E[b b'] + (K^2 - S) E[a_k a'_l] E[b_k b'_l]
 
-With weights of mean 0 that are independent the second term vanishes: Var y = K Var[w] E[x^2], exactly, whatever the
-correlations of x. K counts the taps that meet the signal: those in the padding are left out.
+S counts the products that y and y' have in common: all K for the variance, fewer of two places near the ends of a
+picture. With weights of mean 0 that are independent the second term vanishes: Var y = K Var[w] E[x^2], exactly,
+whatever the correlations of x. K counts the taps that meet the signal: those in the padding are left out.
 """
 
 from __future__ import annotations
