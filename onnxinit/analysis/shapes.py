@@ -95,11 +95,13 @@ def _squeeze(node: Node, operands: Sequence[Known]) -> Known | None:
 
 
 def _slice_values(node: Node, operands: Sequence[Known]) -> Known | None:
-    if operands[0].ndim != 1 or "starts" in node.attributes or any(np.isnan(o).any() for o in operands[1:]):
+    if "starts" in node.attributes or any(o.size != 1 or np.isnan(o).any() for o in operands[1:]):
         return None
     start, end = (int(np.clip(np.ravel(operands[i])[0], -(2**31), 2**31)) for i in (1, 2))
     stride = int(np.ravel(operands[4])[0]) if len(operands) > 4 else 1
-    return operands[0][slice(start, end if end > -(2**31) else None, stride)]
+    axis = int(np.ravel(operands[3])[0]) if len(operands) > 3 else 0
+    held = np.moveaxis(operands[0], axis, 0)[slice(start, end if end > -(2**31) else None, stride)]
+    return np.moveaxis(held, 0, axis)
 
 
 def _gather_values(node: Node, operands: Sequence[Known]) -> Known | None:
@@ -150,6 +152,7 @@ _VALUES: dict[str, Callable[[Node, Sequence[Known]], Known | None]] = {
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
     "Slice": _slice_values,
+    "Transpose": lambda n, o: np.transpose(o[0], n.ints_attribute("perm")),
     "Gather": _gather_values,
     "Reshape": lambda n, o: np.reshape(o[0], o[1].astype(np.int64)) if len(o) > 1 else None,
     "Expand": lambda n, o: o[0] * np.ones(o[1].astype(np.int64)),

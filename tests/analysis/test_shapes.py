@@ -363,3 +363,18 @@ def test_values_that_are_not_in_the_file_are_not_known() -> None:
 )
 def test_a_graph_that_cannot_be_is_not_known_but_no_error(body: str) -> None:
     filled(build(f"(float[n,4,6] x, float[0,4,0] e) => (y) {{ s = Shape(x) {body} }}", check=False))
+
+
+def test_pads_in_the_order_of_another_framework() -> None:
+    """(last axis first, begin and end side by side), filled up with zeros, turned into all begins, all ends."""
+    text = """(float[2,5,7] x) => (y) {
+        given = Constant<value = int64[4] {1, 2, 3, 4}>() more = Constant<value = int64[1] {2}>()
+        rest = ConstantOfShape<value = int64[1] {0}>(more) all = Concat<axis = 0>(given, rest)
+        pairs = Constant<value = int64[2] {-1, 2}>() flat = Constant<value = int64[1] {-1}>()
+        last = Constant<value = int64[1] {-1}>() first = Constant<value = int64[1] {-9223372036854775807}>()
+        axis = Constant<value = int64[1] {0}>()
+        p = Reshape(all, pairs) q = Slice(p, last, first, axis, last) r = Transpose<perm = [1, 0]>(q)
+        s = Reshape(r, flat) pads = Cast<to = 7>(s) y = Pad(x, pads) }"""
+    view = check(build(text, check=False), x=floats(2, 5, 7))
+    assert value(view, "pads").elements == (0, 3, 1, 0, 4, 2)
+    assert value(view, "y").shape == (2, 12, 10)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto
 
 from onnxinit.analysis import Graph
@@ -120,6 +121,15 @@ class Sweep:
         """The means of the blocks of a stored tensor by their names, empty where they have none."""
         return self._blocks(self.graph.ids.get(value.tensor, "")) if value is not None and value.tensor else {}
 
+    def stored(self, value: Value | None) -> npt.NDArray[np.generic] | None:
+        """The elements of a value that is kept as it is stored, None where it is not known or not kept."""
+        if value is None:
+            return None
+        if value.tensor and (self.graph.ids.get(value.tensor, "") in self.layers):
+            return None
+        held = self.graph.constants.constant(value)
+        return held if held is not None or not value.tensor else self.graph.read(value.tensor)
+
     def dims(self, value: Value | None) -> tuple[int, ...]:
         """The shape of a value, unknown lengths counted as `LENGTH`; empty for an unknown rank."""
         if value is None or value.shape is None:
@@ -154,7 +164,7 @@ class Sweep:
         if m.law is None:
             return replace(constant(float(gauss.values(f, np.array([m.mean]))[0]), len(m.rho)), hidden=m.hidden)
         made = self.function(self.compose(f, m.law.f), m.law, hidden=m.hidden, reduced=m.reduced)
-        return replace(made, edge=m.edge)
+        return replace(made, edge=m.edge, apart=m.apart)
 
     def compose(self, outer: Expression, inner: Expression) -> Expression:
         """outer(inner(x))."""

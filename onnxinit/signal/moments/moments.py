@@ -14,8 +14,9 @@ x + x has the same source twice, and its amplitude doubles. Through a function f
 
 **Axes.** rho is what decides about means over an axis, contractions, the weights of a softmax and norms. It obeys
 
-    layer          C'[a] = K Var[w] C[a] with C[a] = mean^2 + rho[a] var: the mean becomes a shared part, since one
-                   draw of the weights serves all places; outputs of a layer differ in their weights: rho = 0 there
+    layer          C'[a] = S Var[w] C[a] with C[a] = mean^2 + rho[a] var: the mean becomes a shared part, since one
+                   draw of the weights serves all places (S of its K taps meet the signal at both, on average);
+                   outputs of a layer differ in their weights: rho = 0 there
     function       E[f(z) f(z')] = sum of a_k^2 rho^k (Mehler 1866)
     mean over n    var (1/n + (1 - 1/n) rho)
 
@@ -42,6 +43,7 @@ _keys = itertools.count(1)
 
 Rho = tuple[float, ...]
 Edge = tuple[tuple[int, tuple[float, ...]], ...]
+Apart = tuple[tuple[int, ...], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class Moments:
             by the mean and the variance.
         reduced: The root of the law whose sum or mean over an axis this follows from, 0 where there is none.
         edge: By axis how E[x^2] varies along it, relative to its mean: what padding does to a picture.
+        apart: The axes of a picture, and by how much elements that differ on two of them correlate less than those that
+            differ on one: the ends of both axes take taps away.
         middle: Of a mean over axes the law that it is the mean of, the axes, and how many elements they have.
     """
 
@@ -95,6 +99,7 @@ class Moments:
     reduced: int = 0
     middle: tuple[Law, tuple[int, ...], float] | None = None
     edge: Edge = ()
+    apart: Apart = ((), 1.0)
 
     @property
     def second(self) -> float:
@@ -109,6 +114,12 @@ class Moments:
     def along(self, axis: int) -> float:
         """The correlation along an axis; 0 where the rank is not known."""
         return self.rho[axis] if -len(self.rho) <= axis < len(self.rho) else 0.0
+
+    def both(self, i: int, j: int) -> float:
+        """The correlation of elements that differ on two axes."""
+        i, j = i % max(1, len(self.rho)), j % max(1, len(self.rho))
+        less = self.apart[1] if i in self.apart[0] and j in self.apart[0] else 1.0
+        return less * joint(self.along(i), self.along(j))
 
     def shared(self, axis: int) -> float:
         """E[x x'] of elements that differ on an axis."""
@@ -188,18 +199,18 @@ def shaped(m: Moments, change: Callable[[Rho], Rho], *, same: bool = True) -> Mo
     law = m.law
     if law is not None:
         law = replace(law, rho=change(law.rho), key=law.key if same else fresh())
-    return replace(m, rho=change(m.rho), law=law, edge=())
+    return replace(m, rho=change(m.rho), law=law, edge=(), apart=((), 1.0))
 
 
 def piece(m: Moments, change: Callable[[Rho], Rho] | None = None) -> Moments:
     """Some of the elements: alike, and not the same as those of any other piece."""
-    edge = m.edge if change is None else ()
+    edge, apart = (m.edge, m.apart) if change is None else ((), ((), 1.0))
     change = change or (lambda rho: rho)
     if m.law is None:
-        return replace(m, rho=change(m.rho), edge=edge)
+        return replace(m, rho=change(m.rho), edge=edge, apart=apart)
     key = fresh()
     law = replace(m.law, rho=change(m.law.rho), parts={fresh(): 1.0}, key=key, root=key)
-    return replace(m, rho=change(m.rho), parts={fresh(): m.std}, law=law, middle=None, edge=edge)
+    return replace(m, rho=change(m.rho), parts={fresh(): m.std}, law=law, middle=None, edge=edge, apart=apart)
 
 
 def scaled(m: Moments, factor: float, shift: float = 0.0) -> Moments:
@@ -223,7 +234,7 @@ def _affine(m: Moments, factor: float, shift: float, parts: Mapping[int, float])
     made = normal(
         factor * m.mean + shift, factor**2 * m.var, m.rho, parts, positive=positive, reduced=m.reduced, hidden=m.hidden
     )
-    return replace(made, edge=m.edge)
+    return replace(made, edge=m.edge, apart=m.apart)
 
 
 def joint(a: float, b: float) -> float:
@@ -257,7 +268,15 @@ def add(a: Moments, b: Moments, sign: float = 1.0) -> Moments:
         for p, q in zip(a.rho, b.rho, strict=False)
     ]
     made = normal(a.mean + sign * b.mean, var, rho, parts, hidden=hidden)
-    return replace(made, edge=blended([(a.second, a), (b.second, b)]))
+    return replace(made, edge=blended([(a.second, a), (b.second, b)]), apart=_apart(a, b))
+
+
+def _apart(a: Moments, b: Moments) -> Apart:
+    """Of a sum or a product: the mean of both, by what is shared in each."""
+    axes = a.apart[0] or b.apart[0]
+    held = [(m.var * min((max(0.0, m.along(i)) for i in axes), default=0.0), m.apart[1]) for m in (a, b)]
+    total = math.fsum(share for share, _ in held)
+    return (axes, math.fsum(share * less for share, less in held) / total) if total > 0.0 else (axes, 1.0)
 
 
 def blended(values: Sequence[tuple[float, Moments]]) -> Edge:
@@ -306,7 +325,7 @@ def multiply(a: Moments, b: Moments) -> Moments:
     for s, x in b.parts.items():
         parts[s] = parts.get(s, 0.0) + a.mean * x
     made = normal(a.mean * b.mean + c, var, rho, parts if linear > 0 else None, hidden=max(a.hidden, b.hidden))
-    return replace(made, edge=a.edge or b.edge)
+    return replace(made, edge=a.edge or b.edge, apart=_apart(a, b))
 
 
 def mix(values: Sequence[tuple[float, Moments]], axis: int | None = None) -> Moments:
@@ -355,20 +374,21 @@ def average(m: Moments, axis: int, count: float, gathered: float | None = None) 
     rho = [
         own / (g + (1.0 - g) * own)
         if i == axis % max(1, len(m.rho))
-        else m.var * (g * r + (1.0 - g) * joint(r, own)) / var
+        else m.var * (g * r + (1.0 - g) * m.both(i, axis)) / var
         for i, r in enumerate(m.rho)
     ]
     law = m.law
     positive = law is not None and gauss.is_positive(law.f, law.mean, law.std)
     parts = {s: a * own for s, a in m.parts.items()} if own > 0.0 else None
-    return normal(m.mean, var, rho, parts, positive=positive, reduced=law.root if law is not None else 0)
+    made = normal(m.mean, var, rho, parts, positive=positive, reduced=law.root if law is not None else 0)
+    return replace(made, apart=m.apart)
 
 
 def centre(m: Moments, axes: Sequence[int], count: float) -> Moments:
     """The value without its mean over axes of `count` elements: what all elements there share goes."""
     own = m.along(axes[0]) if axes else 0.0
     for axis in axes[1:]:
-        own = joint(own, m.along(axis))
+        own = min(joint(own, m.along(axis)), m.both(axes[0], axis))
     own = max(0.0, own)
     left = 1.0 - own
     if left <= 1e-12 or m.var == 0.0:

@@ -265,6 +265,40 @@ def test_quantise_pairs_are_transparent() -> None:
 # ---------------------------------------------------------------- what is said
 
 
+def test_a_stored_range_cuts_off() -> None:
+    """Codes of 8 bits in steps of 1/128, around 0: what leaves them is z cut off at -1 and 127/128."""
+    text = """(float[n,64] x) => (float[n,8] y) <float step = {0.0078125}, int8 zero = {0}> {
+        h = MatMul(x, a) q = QuantizeLinear(h, step, zero) d = DequantizeLinear(q, step, zero) y = MatMul(d, b) }"""
+    found = gains(build(text, 20, a=(64, 64), b=(64, 8)), "analytic:base=lecun")
+    z = np.linspace(-9.0, 9.0, 360_001)
+    mass = np.exp(-0.5 * z * z) / np.exp(-0.5 * z * z).sum()
+    assert found["b"] == pytest.approx(float(mass @ np.clip(z, -1.0, 127 / 128) ** 2) ** -0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_mean_of_a_padded_picture(step: int) -> None:
+    """Of ones: sum of w_j c_j / n^2, c_j the number of the n^2 places where the tap j meets the picture."""
+    text = f"""(float[1,4,5,5] x) => (y) {{
+        a = Conv<pads = [1,1,1,1], strides = [{step},{step}]>(x, k) g = GlobalAveragePool(a) y = Conv(g, j) }}"""
+    found = stds(
+        expected(build(text, check=False, k=(8, 4, 3, 3), j=(8, 8, 1, 1)), "lecun", input_mean=1.0, input_var=0.0)
+    )
+    tap, n = ([4, 5, 4], 5) if step == 1 else ([2, 3, 2], 3)
+    assert found["j"] == pytest.approx(sum(c * c for c in tap) / (3 * n * n))
+
+
+def test_the_mean_of_a_spread_picture() -> None:
+    """A kernel of 2 with stride 2: an output shares its tap with a quarter of the others."""
+    text = """(float[1,4,3,3] x) => (y) {
+        a = ConvTranspose<strides = [2,2]>(x, k) g = GlobalAveragePool(a) y = Conv(g, j) }"""
+    found = stds(
+        expected(
+            build(text, check=False, k=(4, 8, 2, 2), j=(8, 8, 1, 1)), "normal:std=0.5", input_mean=1.0, input_var=0.0
+        )
+    )
+    assert found["j"] == pytest.approx(math.sqrt(8 * 0.25 * 4 * 0.25 / 4))
+
+
 def test_operators_without_a_rule_are_named() -> None:
     text = "(float[n,32] x) => (y) { h = MatMul(x, a) z = local.Strange(h) y = MatMul(z, b) }"
     _, made = planned(build(text, check=False, a=(32, 64), b=(64, 8)))

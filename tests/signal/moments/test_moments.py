@@ -170,6 +170,14 @@ def test_the_ends_of_a_picture() -> None:
     assert spread(np.ones(3), 4, 6, 2, 1, 1).tolist() == [1.0, 2.0, 2.0, 2.0, 2.0, 1.0]
     node = Node("Conv", "", "", "", [], [], {"pads": make_attribute("pads", [1, 1])})
     x = normal(0.0, 1.0, (0.0, 0.0, 0.0))
-    (count,), edge = gathered(x, node, [2], [5], [3])
+    (count,), edge, (alike,) = gathered(x, node, [2], [5], [3])
     assert count == pytest.approx(13 / 5)
+    assert alike == pytest.approx((4 * 3 + 5 * 4 + 4 * 3) / (4 * 13))
     assert edge_of(replace(x, edge=edge), 2, 5) == pytest.approx(once / once.mean())
+
+
+def test_weights_that_sum_up_to_zero_at_the_ends() -> None:
+    """Of w0 + w1 + w2 = 0 one place meets w0 + w1 = -w2, another w1 + w2 = -w0: they correlate by -1/2 as any w."""
+    weights = normal(0.0, 1.0, (-0.5,))
+    found = contract(constant(1.0, 1), weights, 2.0, (1.0, -0.5), [(1.0, None)], {0: 0.5})
+    assert (found.var, found.rho) == (pytest.approx(1.0), pytest.approx((-0.5,)))

@@ -46,7 +46,7 @@ def pointwise(sweep: Sweep, node: Node) -> Known:
     made = sweep.function(sweep.expression(node, operands), law, hidden=hidden, reduced=reduced)
     moving = [i for i, m in enumerate(known) if m is not None and m.var > 0.0]
     one = known[moving[0]]
-    made = replace(made, edge=one.edge if one is not None else ())
+    made = replace(made, edge=one.edge, apart=one.apart) if one is not None else made
     if len(moving) == 1 and one is not None and node.op in _AFFINE and not (node.op == "Div" and moving[0] == 1):
         return replace(made, rho=one.rho)  # what a line leaves as it is, where the law is but an approximation
     return made

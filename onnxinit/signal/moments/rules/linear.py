@@ -1,10 +1,11 @@
 """Convolutions and matrix products: of a signal with a weight, and of two signals.
 
     y = sum over K of a_k b_k,  a and b independent:
-    E[y y'] = K E[a a'] E[b b'] + K (K - 1) E[a_k a'_l] E[b_k b'_l]
+    E[y y'] = S E[a a'] E[b b'] + (K^2 - S) E[a_k a'_l] E[b_k b'_l]
 
-With weights of mean 0 that are independent the second term vanishes: Var y = K Var[w] E[x^2], exactly, whatever the
-correlations of x. K counts the taps that meet the signal: those in the padding are left out.
+S counts the products that y and y' have in common: all K for the variance, fewer of two places near the ends of a
+picture. With weights of mean 0 that are independent the second term vanishes: Var y = K Var[w] E[x^2], exactly,
+whatever the correlations of x. K counts the taps that meet the signal: those in the padding are left out.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from onnxinit.analysis.view import Node
 from onnxinit.analysis.windows import leading
 from onnxinit.analysis.windows import spread as lengths_spread
 from onnxinit.signal.moments.arrays import LENGTH
-from onnxinit.signal.moments.moments import Edge, Moments, add, constant, joint, normal, scaled, shaped
+from onnxinit.signal.moments.moments import Apart, Edge, Moments, add, constant, joint, normal, scaled, shaped
+from onnxinit.signal.moments.rules.quantised import coded
 from onnxinit.signal.moments.rules.shapes import aligned
 from onnxinit.signal.moments.rules.table import Known, rule
-from onnxinit.signal.moments.rules.windows import LONGEST, edge_of, gathered, spread, taps
+from onnxinit.signal.moments.rules.windows import LONGEST, by_tap, common, edge_of, gathered, spread, taps
 
 if TYPE_CHECKING:
     from onnxinit.signal.moments.carry import Sweep
@@ -33,7 +35,14 @@ if TYPE_CHECKING:
 Axes = Sequence["tuple[float | None, float | None]"]
 
 
-def contract(a: Moments, b: Moments, count: float, along: tuple[float, float], axes: Axes) -> Moments:
+def contract(
+    a: Moments,
+    b: Moments,
+    count: float,
+    along: tuple[float, float],
+    axes: Axes,
+    alike: Mapping[int, float] | None = None,
+) -> Moments:
     """The sum of `count` products of independent values.
 
     Args:
@@ -42,18 +51,21 @@ def contract(a: Moments, b: Moments, count: float, along: tuple[float, float], a
         count: How many products; no whole number where the ends of an axis have fewer.
         along: The correlations of a and of b along what is summed.
         axes: For every axis of the result the correlations of a and of b there, None where the factor is the same.
+        alike: Of an axis of the result the share of the products that elements which differ there have in common.
     """
 
-    def product(p: float, q: float) -> float:
+    def product(p: float, q: float, same: float = 1.0) -> float:
         one = (a.mean**2 + p * a.var) * (b.mean**2 + q * b.var)
         two = (a.mean**2 + joint(p, along[0]) * a.var) * (b.mean**2 + joint(q, along[1]) * b.var)
-        return count * one + count * (count - 1.0) * two
+        return count * same * one + count * (count - same) * two
 
     mean = count * a.mean * b.mean
     var = max(0.0, product(1.0, 1.0) - mean * mean)
     rho = [
-        (product(1.0 if p is None else p, 1.0 if q is None else q) - mean * mean) / var if var > 0.0 else 1.0
-        for p, q in axes
+        (product(1.0 if p is None else p, 1.0 if q is None else q, (alike or {}).get(i, 1.0)) - mean * mean) / var
+        if var > 0.0
+        else 1.0
+        for i, (p, q) in enumerate(axes)
     ]
     return normal(mean, var, rho)
 
@@ -94,19 +106,27 @@ def _convolve(
     depth, kernel = (shape[-1], shape[1:-1]) if moved else (shape[1], shape[2:])
     counts: list[float] = [float(k) for k in kernel]
     edge: Edge = ()
+    alike = [1.0 for _ in kernel]
     if len(signal) == rank:
-        counts, edge = gathered(x, node, axes, [signal[i] for i in axes], kernel)
+        counts, edge, alike = gathered(x, node, axes, [signal[i] for i in axes], kernel)
     count = depth * math.prod(counts)
 
     def compute(w: Moments) -> Moments:
-        return replace(_summed(x, w, count, depth, channel, axes, w_free=0), edge=edge)
+        return replace(_summed(x, w, count, depth, channel, axes, alike, w_free=0), edge=edge)
 
     made = sweep.layer(node, w_at, compute)
     return finished(sweep, node, made, bias, channel, add_at)
 
 
 def _summed(
-    x: Moments, w: Moments, count: float, depth: int, channel: int, axes: Sequence[int], w_free: int
+    x: Moments,
+    w: Moments,
+    count: float,
+    depth: int,
+    channel: int,
+    axes: Sequence[int],
+    alike: Sequence[float],
+    w_free: int,
 ) -> Moments:
     within = [x.along(a) for a in axes]
     own = [x.along(channel), *within] if depth > 1 else within
@@ -119,7 +139,21 @@ def _summed(
     rank = len(axes) + 2
     rho: list[tuple[float | None, float | None]] = [(x.along(i), None) for i in range(rank)]
     rho[channel] = (x.along(channel) if depth == 1 else None, w.along(w_free))
-    return contract(x, w, count, (along, inner), rho)
+    made = contract(x, w, count, (along, inner), rho, dict(zip(axes, alike, strict=True)))
+    kept = tuple(
+        max(0.0, r) if i in axes else r for i, r in enumerate(made.rho)
+    )  # ends of a sum of weights that is zero
+    return replace(normal(made.mean, made.var, kept), apart=_apart(x, axes, alike))
+
+
+def _apart(x: Moments, axes: Sequence[int], alike: Sequence[float]) -> Apart:
+    """What elements that differ on two axes share, over what those do that differ on the axis where they share less."""
+    if len(axes) < 2:
+        return (), 1.0
+    i, j = axes[-2:]
+    square, less = x.mean * x.mean, alike[-2] * alike[-1]
+    one = min(alike[-2] * (square + x.along(i) * x.var), alike[-1] * (square + x.along(j) * x.var))
+    return tuple(axes), min(1.0, less * (square + x.both(i, j) * x.var) / one) if one > 0.0 else 1.0
 
 
 @rule("Conv")
@@ -164,7 +198,7 @@ def causal_conv(sweep: Sweep, node: Node) -> tuple[Known, Known]:
     k, size = shape[-1], sweep.dims(node.input(0))
     n = size[-1] if size else 0
     count = taps(n, k, n, 1, 1, k - 1) if n else float(k)
-    made = sweep.layer(node, 1, lambda w: _summed(x, w, count, 1, 1, [2], w_free=0))
+    made = sweep.layer(node, 1, lambda w: _summed(x, w, count, 1, 1, [2], [1.0], w_free=0))
     return finished(sweep, node, made, 3 if node.op.startswith("Varlen") else 2, 1), x
 
 
@@ -174,7 +208,7 @@ def causal_conv(sweep: Sweep, node: Node) -> tuple[Known, Known]:
 def qlinear_conv(sweep: Sweep, node: Node) -> Known:
     """Real values: what is quantised stands for what it was made of."""
     last = node.domain == NHWC or bool(node.int_attribute("channels_last", 0))
-    return _convolve(sweep, node, 0, 3, 8, last=last)
+    return coded(sweep, node, _convolve(sweep, node, 0, 3, 8, last=last), 6)
 
 
 @rule("ConvInteger")
@@ -203,7 +237,10 @@ def conv_transpose(sweep: Sweep, node: Node) -> Known:
     out = lengths_spread(node, own, kernel) if len(size) == rank else (None,) * len(kernel)
     count = shape[0] / max(1, group)
     edge: Edge = ()
+    alike = [1.0 for _ in kernel]
     for i, k in enumerate(kernel):
+        if m := out[i]:
+            alike[i] = common(by_tap(m, k, own[i], *steps[i]), m)
         if (m := out[i]) and max(m, size[axes[i]]) <= LONGEST:
             found = spread(edge_of(x, axes[i], size[axes[i]]), k, m, *steps[i])
             count *= float(found.mean())
@@ -212,7 +249,11 @@ def conv_transpose(sweep: Sweep, node: Node) -> Known:
         else:
             count *= k / steps[i][0]
     depth = shape[0] // max(1, group)
-    made = sweep.layer(node, w_at, lambda w: replace(_summed(x, w, count, depth, channel, axes, w_free=1), edge=edge))
+
+    def compute(w: Moments) -> Moments:
+        return replace(_summed(x, w, count, depth, channel, axes, alike, w_free=1), edge=edge)
+
+    made = sweep.layer(node, w_at, compute)
     return finished(sweep, node, made, bias, channel)
 
 
@@ -304,7 +345,8 @@ _INTEGER: Mapping[str, tuple[tuple[int, int], int | None]] = {
 def matmul_integer(sweep: Sweep, node: Node) -> Known:
     """Real values, as everywhere: codes stand for what they were made of, and scales are ones."""
     at, bias = _INTEGER[node.op]
-    return finished(sweep, node, product(sweep, node, at, _flips(node)), bias)
+    made = finished(sweep, node, product(sweep, node, at, _flips(node)), bias)
+    return coded(sweep, node, made, 6) if node.op == "QLinearMatMul" else made
 
 
 @rule("MatMulNBits", domain=MICROSOFT)

@@ -12,7 +12,7 @@ from onnxinit.analysis.windows import leading, slide
 from onnxinit.signal.moments.moments import Edge, Moments
 
 Array = npt.NDArray[np.float64]
-Gathered = tuple["list[float]", Edge]
+Gathered = tuple["list[float]", Edge, "list[float]"]
 
 LONGEST = 4096  # places along an axis, beyond which its ends do not count
 
@@ -44,25 +44,41 @@ def edge_of(m: Moments, axis: int, n: int) -> Array:
     return np.array(own) if len(own) == n else np.ones(n)
 
 
-def taps(n: int, k: int, out: int, stride: int, dilation: int, before: int) -> float:
-    """How many of k taps meet a signal of length n, on average over `out` places."""
-    if out <= 0:
-        return float(k)
-    inside = 0
+def by_tap(n: int, k: int, out: int, stride: int, dilation: int, before: int) -> list[int]:
+    """At how many of `out` places each of k taps meets a signal of length n."""
+    inside = []
     for j in range(k):
         shift = j * dilation - before
         first = max(0, -(shift // stride))
         last = min(out - 1, (n - 1 - shift) // stride)
-        inside += max(0, last - first + 1)
-    return inside / out
+        inside.append(max(0, last - first + 1))
+    return inside
+
+
+def taps(n: int, k: int, out: int, stride: int, dilation: int, before: int) -> float:
+    """How many of k taps meet a signal of length n, on average over `out` places."""
+    return sum(by_tap(n, k, out, stride, dilation, before)) / out if out > 0 else float(k)
+
+
+def common(inside: Sequence[int], out: int) -> float:
+    """The share of its taps that meet the signal at another place too, of `out` places: what two places can share.
+
+    Args:
+        inside: At how many places each tap meets the signal.
+        out: How many places there are.
+    """
+    met_ = sum(inside)
+    return sum(c * (c - 1) for c in inside) / ((out - 1) * met_) if out > 1 and met_ else 1.0
 
 
 def gathered(x: Moments, node: Node, axes: Sequence[int], sizes: Sequence[int], kernel: Sequence[int]) -> Gathered:
-    """What the taps of a convolution or a window meet, along every axis: how much on average, and where."""
+    """What the taps of a convolution or a window meet, along every axis: how much on average, where, and in common."""
     counts: list[float] = []
+    alike: list[float] = []
     edge: list[tuple[int, tuple[float, ...]]] = []
     made, steps = slide(node, tuple(sizes), tuple(kernel)), leading(node, tuple(sizes), tuple(kernel))
     for axis, n, k, out, (s, d, a) in zip(axes, sizes, kernel, made, steps, strict=True):
+        alike.append(common(by_tap(n, k, out, s, d, a), out) if out else 1.0)
         if not out or max(n, out) > LONGEST:
             counts.append(taps(n, k, out or 0, s, d, a))
             continue
@@ -70,7 +86,7 @@ def gathered(x: Moments, node: Node, axes: Sequence[int], sizes: Sequence[int], 
         counts.append(float(found.mean()))
         if counts[-1] > 0.0 and np.ptp(found) > 1e-9 * k:
             edge.append((axis, tuple((found / found.mean()).tolist())))
-    return counts, tuple(edge)
+    return counts, tuple(edge), alike
 
 
 def reach(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> list[float]:
