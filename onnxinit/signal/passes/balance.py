@@ -162,8 +162,9 @@ class Balance:
         places = [state.steps[w.id] for w in self._scaled]
         after = [behind(state.walk.program, [n for step in steps for n in step.outputs]) for steps in places]
         follows = np.asarray([[not own.isdisjoint(steps) for steps in places] for own in after])
-        ones = follows | follows.T | np.eye(len(places), dtype=bool)
-        effect: Numbers = ones.astype(np.float64) - 2 * np.eye(len(places))
+        same = np.eye(len(places))
+        ones = np.maximum(np.maximum(follows, follows.T), same)
+        effect: Numbers = ones.astype(np.float64) - 2 * same
         return effect
 
     def _pass(self, plan: Plan, scales: Mapping[str, float], inputs: Mapping[str, float]) -> _State:

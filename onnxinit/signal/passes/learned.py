@@ -35,7 +35,7 @@ from onnxinit.signal.run.engine import Engine
 from onnxinit.signal.run.layers import Layer
 from onnxinit.signal.run.supply import Supply
 
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.float64]
 
 _CUT = 1e-6  # of the largest eigenvalue: what lies below is rounding
@@ -178,7 +178,8 @@ def _pca(seen: _Seen, units: int, kernel: Sequence[int], bits: Stream) -> Number
 
 def _zca(seen: _Seen, units: int, kernel: Sequence[int], bits: Stream) -> Numbers:
     places = _central(len(seen.directions), units, kernel)[: seen.rank]
-    return seen.directions[places] @ seen.whitened(seen.rank)
+    filters: Numbers = seen.directions[places] @ seen.whitened(seen.rank)
+    return filters
 
 
 def _kmeans(seen: _Seen, units: int, kernel: Sequence[int], bits: Stream) -> Numbers:

@@ -20,7 +20,7 @@ from onnxinit.sampling import Stream
 from onnxinit.signal.run.engine import Engine
 from onnxinit.signal.run.program import Step
 
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.floating[Any]]
 Indices = npt.NDArray[np.int64]
 Shape = tuple[int, ...]
 
