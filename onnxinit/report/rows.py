@@ -142,7 +142,7 @@ def _row(weight: Weight, entry: Entry | None) -> Row:
 def _scheme(weight: Weight, entry: Entry) -> str:
     spec = _LONG.sub(lambda number: f"{float(number[0]):.4g}", str(entry.scheme))
     if isinstance(entry.gain, Vector):
-        shown = f"{min(entry.gain.values):.4g}..{max(entry.gain.values):.4g}"
+        shown = "..".join(dict.fromkeys(f"{g:.4g}" for g in (min(entry.gain.values), max(entry.gain.values))))
     elif math.isclose(entry.gain, entry.scheme.paper_gain(weight.downstream), rel_tol=1e-9):
         return spec
     else:
