@@ -129,7 +129,7 @@ class Sessions:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = self._threads or 0
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.enable_mem_pattern = False  # shapes differ from piece to piece
         options.add_session_config_entry("session.use_env_allocators", "1")  # one arena for all
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle pools of others would compete

@@ -13,6 +13,7 @@ Array = npt.NDArray[np.floating[Any]]
 Numbers = npt.NDArray[np.float64]
 
 _RUN = 1024  # values whose float32 sum keeps six digits; runs are added in float64
+_ONES = np.ones((_RUN, 1), np.float32)
 _BLOCK = 1 << 15  # values that are converted to float64 at once, so that they stay in the cache
 _SAFE = (1e-15, 1e15)  # magnitudes whose squares a float32 sum of a run holds
 _OFF = 4.0  # standard deviations that a mean may lie from zero before the squares lose digits
@@ -67,11 +68,13 @@ def moments_of(values: Array) -> Moments:
     flat = np.ascontiguousarray(values).reshape(-1)
     if flat.dtype == np.float32 and flat.size >= 2 * _RUN:
         whole = flat.size // _RUN * _RUN
-        runs = flat[:whole].reshape(-1, _RUN)
+        sums = products = 0.0
         with np.errstate(over="ignore", invalid="ignore"):
-            # Run by run, so that BLAS wakes no threads of its own: they would spin beside those of ONNX Runtime.
-            sums = np.matmul(runs[:, None, :], np.ones((_RUN, 1), np.float32)).sum(dtype=np.float64)
-            products = np.matmul(runs[:, None, :], runs[:, :, None]).sum(dtype=np.float64)
+            for at in range(0, whole, 1 << 18):  # read from memory once
+                runs = flat[at : min(at + (1 << 18), whole)].reshape(-1, 1, _RUN)
+                # Run by run, so that BLAS wakes no threads of its own: they would spin beside those of ONNX Runtime.
+                sums += float(np.matmul(runs, _ONES).sum(dtype=np.float64))
+                products += float(np.matmul(runs, runs.transpose(0, 2, 1)).sum(dtype=np.float64))
             mean, square = sums / whole, products / whole
             variance = square - mean**2
         if _SAFE[0] ** 2 < variance < _SAFE[1] ** 2 and mean**2 < _OFF**2 * variance:
