@@ -71,14 +71,15 @@ def check(g: Gradient | None, jacobians: list[Numbers], probes: int, slack: floa
     """See that a figure is |J|_F^2 / n, of the J of every sample (m, n), within five standard errors of the probes.
 
     For v on the sphere in n dimensions Var(v^T A v) = 2 (tr A^2 / n - (tr A / n)^2) / (n + 2) with A = J^T J; a batch
-    of samples is one J of blocks, of which each probe sees all.
+    of samples is one J of blocks, of which each probe sees all. A float32 output is rounded to 6e-8 of itself, its
+    change to some 6e-6 over the relative size of the change, which sums of many signs make smaller: a part in a thousand.
     """
     assert g is not None
     n = sum(j.shape[1] for j in jacobians)
     first = sum(float((j**2).sum()) for j in jacobians) / n
     second = sum(float(((j.T @ j) ** 2).sum()) for j in jacobians) / n
     error = math.sqrt(max(2 * (second - first**2) / (n + 2), 0) / probes)
-    assert square(g) == pytest.approx(first, abs=5 * error + (1e-4 + slack) * first)
+    assert square(g) == pytest.approx(first, abs=5 * error + (1e-3 + slack) * first)
     assert g.size == n
     assert g.backward == pytest.approx(square(g) * n / g.outputs)
     if probes >= 1000:  # of one value in many directions the ratio is a chi square with a kurtosis of 15 at most

@@ -423,6 +423,13 @@ def test_batches_and_the_whole_give_the_same(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_is_left_where_activations_are_held(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        feeds = iter([{"x": normal(20000, 12)}, {"x": np.full((20000, 12), np.nan, np.float32)}])
+        scaled(build(MLP, **SHAPES), feeds, spill=tmp_path)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_plan_rebuilds_the_model_without_the_data(tmp_path: Path) -> None:
     model, feed = build(MLP, **SHAPES), {"x": normal(64, 12)}
     first = scaled(model, feed, "lsuv:base=he,center=true")

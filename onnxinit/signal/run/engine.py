@@ -124,6 +124,10 @@ class Engine:
         if self._left[name] <= 0:
             self._held.drop(name)
 
+    def clear(self) -> None:
+        """Give all values up: nothing will be asked for any more."""
+        self._held.clear()
+
     # ------------------------------------------------------------ running
 
     def compute(self, names: Sequence[str], instead: Mapping[Step, Step] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ class Held:
     """Values by name, one for each batch.
 
     Args:
-        folder: Where larger arrays go; None for memory.
+        folder: Where larger arrays go, in a folder of their own; None for memory.
     """
 
     def __init__(self, folder: Path | None = None):
-        self._folder = folder
+        self._home = None if folder is None else tempfile.TemporaryDirectory(dir=folder, prefix=".onnxinit-")
         self._values: dict[str, list[Any]] = {}
         self._still: dict[str, Any] = {}  # the same in all batches
         self._numbers = itertools.count()
@@ -69,9 +70,16 @@ class Held:
             if isinstance(value, Path):
                 value.unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Give everything up, and the folder."""
+        self._values.clear()
+        self._still.clear()
+        if self._home is not None:
+            self._home.cleanup()
+
     def _store(self, value: Any) -> Any:
-        if self._folder is None or not isinstance(value, np.ndarray) or value.nbytes < _LARGE or value.dtype.hasobject:
+        if self._home is None or not isinstance(value, np.ndarray) or value.nbytes < _LARGE or value.dtype.hasobject:
             return value
-        path = self._folder / f"value{next(self._numbers)}.npy"
+        path = Path(self._home.name) / f"value{next(self._numbers)}.npy"
         np.save(path, value)
         return path

@@ -79,13 +79,16 @@ class Walk:
         self._known: dict[str, Moments] = {}
 
     def run(self, visit: Callable[[Layer], None]) -> None:
-        """Visit every layer.
+        """Visit every layer. Nothing is held afterwards, whatever happens.
 
         Args:
             visit: Gets a layer whose inputs can be computed; runs its step.
         """
-        while self._round(visit):
-            pass
+        try:
+            while self._round(visit):
+                pass
+        finally:
+            self.engine.clear()
 
     def _round(self, visit: Callable[[Layer], None]) -> bool:
         """Walk to the next If or to the end; whether there is more."""
