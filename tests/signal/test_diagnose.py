@@ -71,8 +71,8 @@ def check(g: Gradient | None, jacobians: list[Numbers], probes: int, slack: floa
     """See that a figure is |J|_F^2 / n, of the J of every sample (m, n), within five standard errors of the probes.
 
     For v on the sphere in n dimensions Var(v^T A v) = 2 (tr A^2 / n - (tr A / n)^2) / (n + 2) with A = J^T J; a batch
-    of samples is one J of blocks, of which each probe sees all. A float32 output is rounded to 6e-8 of itself, its
-    change to some 6e-6 over the relative size of the change, which sums of many signs make smaller: a part in a thousand.
+    of samples is one J of blocks, of which each probe sees all. A float32 output is rounded to 6e-8 of itself, and its
+    change, a hundredth of that or less where signs cancel, so much the worse: a part in a thousand is allowed.
     """
     assert g is not None
     n = sum(j.shape[1] for j in jacobians)
