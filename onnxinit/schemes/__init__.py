@@ -4,7 +4,7 @@ from onnxinit.schemes import constant, fan, independent, passes, sources, struct
 from onnxinit.schemes.defaults import ROLE_DEFAULTS, auto_spec
 from onnxinit.schemes.distribution import Distribution
 from onnxinit.schemes.gains import exact_gain, mean_gain, resolve_gain
-from onnxinit.schemes.parameters import Parameter, Range
+from onnxinit.schemes.parameters import Parameter, Range, nearest
 from onnxinit.schemes.spec import Spec, parse_spec
 from onnxinit.schemes.table import SCHEMES, Block, Scheme, find, register, scheme
 
@@ -21,6 +21,7 @@ __all__ = [
     "exact_gain",
     "find",
     "mean_gain",
+    "nearest",
     "parse_spec",
     "register",
     "resolve_gain",

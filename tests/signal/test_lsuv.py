@@ -465,6 +465,14 @@ def test_data_that_does_not_fit() -> None:
         scaled(build(MLP, **SHAPES), {"x": normal(8, 7)})
 
 
+def test_execution_providers() -> None:
+    model, feed = build(MLP, **SHAPES), {"x": normal(8, 12)}
+    for name in ("CPU", "CPUExecutionProvider"):
+        assert len(findings(scaled(model, feed, provider=name))) == 3
+    with pytest.raises(SchemeError, match=r"has no execution provider 'Abacus': it has .*CPUExecutionProvider"):
+        scaled(model, feed, provider="Abacus")
+
+
 @pytest.mark.parametrize("text", ["lsuv:base=nothing", "lsuv:tol=-1", "lsuv:max_iter=0", "lsuv:target_std=0"])
 def test_parameters_out_of_range(text: str) -> None:
     with pytest.raises(SchemeError):

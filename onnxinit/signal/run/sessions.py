@@ -16,12 +16,16 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, TypeProto, helper
 
+from onnxinit.errors import SchemeError
+from onnxinit.schemes import nearest
 from onnxinit.signal.run.program import Step
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Array = npt.NDArray[np.generic]
+
+_PROCESSOR = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +108,16 @@ class Sessions:
     Args:
         shell: Versions, operator sets and functions of the model.
         threads: Threads within an operator; None for ONNX Runtime's own choice.
-        provider: An execution provider; None for the processor's.
+        provider: An execution provider, by its name or what that begins with (CUDA); None for the processor's.
+
+    Raises:
+        SchemeError: ONNX Runtime has no such provider here.
     """
 
     def __init__(self, shell: onnx.ModelProto, threads: int | None = None, provider: str | None = None):
         self._shell = shell
         self._threads = threads
-        self._providers = [p for p in (provider, "CPUExecutionProvider") if p]
+        self._providers = _providers(provider)
         self._made: dict[object, onnxruntime.InferenceSession] = {}
 
     def __len__(self) -> int:
@@ -135,6 +142,20 @@ class Sessions:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle pools of others would compete
         _share_arena()
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=self._providers)
+
+
+def _providers(asked: str | None) -> list[str]:
+    if asked is None:
+        return [_PROCESSOR]
+    import onnxruntime
+
+    there = onnxruntime.get_available_providers()
+    named = asked if asked in there else f"{asked}ExecutionProvider"
+    if named not in there:
+        raise SchemeError(
+            f"this ONNX Runtime has no execution provider '{asked}'{nearest(asked, there)}: it has {', '.join(there)}"
+        )
+    return list(dict.fromkeys([named, _PROCESSOR]))
 
 
 @cache
