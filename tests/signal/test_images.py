@@ -142,9 +142,7 @@ def test_what_is_no_image_is_refused_before_anything_runs(tmp_path: Path) -> Non
     assert "b.jpg: is not an image, or damaged (" in refused(tmp_path, NCHW)
     Image.fromarray(pixels(channels=1).astype(np.uint16)).save(tmp_path / "b.png")
     (tmp_path / "b.jpg").unlink()
-    with pytest.raises(
-        DataError, match=r"b\.png: has more than 8 bits a channel \(mode I(;16)?\): convert it"
-    ):
+    with pytest.raises(DataError, match=r"b\.png: has more than 8 bits a channel \(mode I(;16)?\): convert it"):
         open_feeds(tmp_path, inputs(NCHW))  # Pillow 9 calls that mode I
 
 
