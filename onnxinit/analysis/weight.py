@@ -195,6 +195,19 @@ class Quantised:
 
 
 @dataclass(frozen=True, slots=True)
+class Factor:
+    """What the graph multiplies a stored weight by before its layer does.
+
+    Attributes:
+        axis: The stored axis that it differs along, None where it is one number.
+        values: The number, or one for each index.
+    """
+
+    axis: int | None
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Weight:
     """A tensor that training learns.
 
@@ -225,6 +238,10 @@ class Weight:
         note: What a reader should know, shown by `inspect`; "" mostly.
         quantised: How its codes stand for real values, where it is quantised; layout, fans and the standard deviation
             asked for are those of the real values.
+        factor: What the graph multiplies it by on the way to its layer; None for nothing.
+        live: The share of its elements that a mask in the graph leaves.
+        follows: Ids of the weights that it has to follow, with which it makes one (the scale of a weight norm).
+        whole: Whether the graph normalises it and what follows it gives it its size back.
     """
 
     id: str
@@ -250,6 +267,10 @@ class Weight:
     default: float | None = None
     note: str = ""
     quantised: Quantised | None = None
+    factor: Factor | None = None
+    live: float = 1.0
+    follows: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     def size(self) -> int:

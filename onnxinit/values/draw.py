@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,6 +29,7 @@ from onnxinit.plan import (
 from onnxinit.sampling import CHUNK, stream, weight_key
 from onnxinit.schemes import Block
 from onnxinit.values.codes import Read, real_weight
+from onnxinit.values.following import Following
 from onnxinit.values.laws import Along, Law, law_of
 from onnxinit.values.quantise import Encoded, Fitted, Fitting
 from onnxinit.values.rounding import STORED, Floats, Stored
@@ -66,8 +67,16 @@ def fresh(plan: Plan, analysis: Analysis, read: Read | None = None, donors: Dono
             own[e.id] = _values(plan, e, weight, read, donors)
     fitting = Fitting(plan, analysis, reals, read)
     own |= {ident: Encoded(analysis.by_id[ident], real, fitting) for ident, real in reals.items()}
-    own |= {e.id: Fitted(analysis.by_id[e.id], fitting) for e in plan.entries if e.scheme.name == REFIT}
-    return {analysis.by_id[e.id].path: own.get(e.draws_as, own[e.id]) for e in plan.entries}
+    made: dict[str, Fresh] = {}
+    for weight in (analysis.by_id[e.id] for e in plan.entries if e.scheme.name == REFIT):
+        own[weight.id] = _following(weight, analysis, made, read) if weight.follows else Fitted(weight, fitting)
+    made.update({analysis.by_id[e.id].path: own.get(e.draws_as, own[e.id]) for e in plan.entries})
+    return made
+
+
+def _following(weight: Weight, analysis: Analysis, made: Mapping[str, Fresh], read: Read) -> Following:
+    assert analysis.graph is not None, "the analysis is made by hand: it has no graph that says what follows"
+    return Following(weight, analysis.graph.recipes[weight.path], analysis, made, read)
 
 
 def _nothing(path: str, run: tuple[int, int] | None = None) -> npt.NDArray[np.generic]:

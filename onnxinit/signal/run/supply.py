@@ -9,12 +9,12 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from onnxinit.analysis import Analysis, Weight
-from onnxinit.model import Fresh, ModelFile, StoredTensor
+from onnxinit.model import Fresh, ModelFile
 from onnxinit.plan import REFIT, Donors, Entry, Gain, Measured, Plan, Vector
-from onnxinit.values import fresh, real_values
+from onnxinit.values import decoded, drawn, fresh, real_values
 
 Array = npt.NDArray[np.generic]
 
@@ -40,7 +40,8 @@ class Supply:
         self._plan = plan
         self._entries = {e.id: e for e in plan.entries}
         self._by_path = {w.path: w for w in analysis.weights}
-        self._quantised: Mapping[str, Fresh] | None = None  # the values of all weights, made for the quantised ones
+        self._followed = {i for w in analysis.weights for i in w.follows}
+        self._together: Mapping[str, Fresh] | None = None  # the values of all weights, for those that follow others
 
     @property
     def plan(self) -> Plan:
@@ -63,8 +64,8 @@ class Supply:
         for ident in (entry.id, *shared):
             if ident in self._entries:
                 self._entries[ident] = replace(entry, id=ident, draws_as=entry.draws_as)
-        if weight.quantised is not None:
-            self._quantised = None
+        if weight.quantised is not None or weight.id in self._followed:
+            self._together = None
 
     def array(self, path: str, run: tuple[int, int] | None = None) -> Array:
         """The values of a tensor as they are stored, or a run of them, flat; float16 and bfloat16 as float32.
@@ -79,7 +80,7 @@ class Supply:
         elif entry.scheme.name == "zeros" and self._by_path[path].quantised is None:  # most biases, many of them small
             values = np.zeros(stored.dims, helper.tensor_dtype_to_np_dtype(stored.data_type))
         else:
-            values = _decoded(_drawn(self._values(entry, path)), stored)
+            values = decoded(drawn(self._values(entry, path)), stored.data_type, stored.dims)
         values = values if run is None else values.reshape(-1)[run[0] : sum(run)]
         return values.astype(np.float32) if stored.data_type in _HALVES else values
 
@@ -89,13 +90,13 @@ class Supply:
         return real_values(weight, self.array)
 
     def _values(self, entry: Entry, path: str) -> Fresh:
-        """What draws a tensor; of quantised ones the scales follow from the values of all that they are for."""
+        """What draws a tensor; some follow from others, as scales from the values of all that they are for."""
         if self._by_path[path].quantised is None and entry.scheme.name != REFIT:
             alone = replace(self._plan, entries=(entry,))
             return fresh(alone, self.analysis, self.file.array, self.donors)[path]
-        if self._quantised is None:
-            self._quantised = fresh(self.plan, self.analysis, self.file.array, self.donors)
-        return self._quantised[path]
+        if self._together is None:
+            self._together = fresh(self.plan, self.analysis, self.file.array, self.donors)
+        return self._together[path]
 
 
 class Drawn(Supply):
@@ -113,23 +114,6 @@ class Drawn(Supply):
         if path not in self._arrays:
             self._arrays[path] = super().array(path)
         return self._arrays[path] if run is None else self._arrays[path].reshape(-1)[run[0] : sum(run)]
-
-
-def _drawn(values: Fresh) -> npt.NDArray[np.uint8]:
-    """All bytes of a tensor's fresh values."""
-    out = np.empty(values.nbytes, np.uint8)
-    for chunk in values.chunks():
-        out[chunk.offset : chunk.offset + chunk.nbytes] = np.frombuffer(chunk.draw(), np.uint8)
-    return out
-
-
-def _decoded(raw: npt.NDArray[np.uint8], stored: StoredTensor) -> Array:
-    """The numbers of a tensor's bytes."""
-    dtype = helper.tensor_dtype_to_np_dtype(stored.data_type)
-    if math.prod(stored.dims) * dtype.itemsize == raw.size:
-        return raw.view(dtype).reshape(stored.dims)
-    packed = TensorProto(data_type=stored.data_type, dims=stored.dims, raw_data=raw.tobytes())
-    return numpy_helper.to_array(packed)
 
 
 def times(gain: Gain, factor: float | Vector) -> Gain:
