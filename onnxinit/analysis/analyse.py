@@ -20,14 +20,15 @@ from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
 from onnxinit.analysis.keeping import stored_aside
 from onnxinit.analysis.norms import find_norms
-from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Key, Reading, Row
+from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Key, Reading, Row, Site
 from onnxinit.analysis.quantisation import Codes, Quantisation
 from onnxinit.analysis.recurrence import find_cells
 from onnxinit.analysis.required import check_required
 from onnxinit.analysis.shapes import fill_shapes
 from onnxinit.analysis.surroundings import Surroundings
+from onnxinit.analysis.trail import Trail
 from onnxinit.analysis.view import GraphView, Node, Value
-from onnxinit.analysis.walker import Walker
+from onnxinit.analysis.walker import Found, Walker
 from onnxinit.analysis.weight import Analysis
 from onnxinit.errors import ModelError
 from onnxinit.model import ModelFile, StoredTensor
@@ -159,11 +160,20 @@ def _composed(tensors: Mapping[str, Told], read: Reader) -> Compositions:
     """What the graph makes of its weights; of quantised ones it is not looked at."""
     floats: dict[str, Tensor] = {}
     for path, tensor in tensors.items():
+        if tensor.stored.data_type not in FLOATS:
+            continue
         decided = tensor.reading()
-        reading = decided[1] if decided is not None and tensor.quantised is None and tensor.fitted is None else None
+        reading = decided[1] if decided is not None else None
         role, default = (reading.role, reading.default) if reading is not None else ("", None)
         floats[path] = Tensor(tensor.stored.dims, role, default, tensor.found)
     return compositions(floats, read)
+
+
+def _as_follower(tensor: Told) -> Iterator[Found]:
+    """The uses of a tensor that follows from weights; those of one that no reading tells of are as they stand."""
+    sites = [f.site for f in tensor.found]
+    sites = sites or [Site(n, i, Trail.of(tensor.stored.dims)) for v in tensor.values for n, i in v.uses]
+    yield from (Found(site, Reading("other")) for site in sites)
 
 
 def _with_followers(tensors: Mapping[str, Told], made: Compositions) -> dict[str, Told]:
@@ -171,6 +181,6 @@ def _with_followers(tensors: Mapping[str, Told], made: Compositions) -> dict[str
     return {
         path: tensor
         if path not in made.recipes or tensor.reading() is not None
-        else replace(tensor, found=tuple(replace(f, verdict=Reading("other")) for f in tensor.found))
+        else replace(tensor, found=tuple(_as_follower(tensor)))
         for path, tensor in tensors.items()
     }

@@ -168,6 +168,7 @@ class Assembly:
             live=1.0 if composed.live is None else float(composed.live.mean()),
             follows=(self._ids[recipe.of],) if recipe is not None else (),
             whole=composed.whole,
+            effective=composed.effective,
         )
         if reading.role in FAN_ROLES and reading.layer is None:
             operands = [f.site.node.input(f.site.at) for f in same]

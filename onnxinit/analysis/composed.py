@@ -52,12 +52,14 @@ class Composition:
         live: Where it does not make zeros of them, in the stored shape; None for everywhere.
         note: What a reader should know.
         whole: Whether the effective weight has the size of the stored one, since what follows from it sees to that.
+        effective: The root mean square of the effective weight where that is always the same.
     """
 
     factor: Factor | None = None
     live: npt.NDArray[np.bool_] | None = None
     note: str = ""
     whole: bool = False
+    effective: float | None = None
 
 
 @dataclass(slots=True)
@@ -78,8 +80,8 @@ class Tensor:
 
     @property
     def stale(self) -> bool:
-        """Whether it is part of a norm of old weights, so that its values mean nothing to fresh ones."""
-        return any(f.verdict == DIVISOR for f in self.found)
+        """Whether it only takes part in a norm of old weights, so that its values mean nothing to fresh ones."""
+        return not self.role and any(f.verdict == DIVISOR for f in self.found)
 
 
 @dataclass(slots=True)
@@ -129,7 +131,8 @@ class _Work:
                 return self.made.recipes[path].values(leaf)
             tensor = self._tensors.get(path)
             if tensor is None or not (tensor.role or tensor.stale):
-                return self._read(path)
+                held = self._read(path)
+                return held if held is not None or tensor is None or tensor.found else _probe(tensor.shape, 2)
             if tensor.stale or (tensor.role in FAN_ROLES and tensor.default is None):
                 return _probe(tensor.shape, 2)
             neutral = _NEUTRAL.get(tensor.role, 1.0) if tensor.default is None else tensor.default
@@ -208,13 +211,15 @@ class _Work:
                 return
         kernel, places = evaluate(operand, leaf), site.trail.places(tensor.shape)
         ratio = _ratio(kernel, _probe(tensor.shape, 0), places) if places is not None else None
-        if kernel is None or ratio is None or not np.allclose(ratio, ratio.flat[0], rtol=_LOOSE):
+        if kernel is None or ratio is None or len(set(np.sign(ratio).tolist())) > 1:
             found.note = STANDARDISED
             return
         dividing = [p for p in small if self._divides(p, operand, kernel, leaf)]
         pair = dict(self._pair(dividing[0], dividing[1], path)) if len(dividing) == 2 else {}
         self.made.recipes.update(pair)
         found.note = SPECTRAL if pair else NORMALISED
+        again = evaluate(operand, leaf) if pair else None
+        found.effective = None if again is None else _rms(again)
 
     def _is_short_scale(self, path: str, rank: int) -> bool:
         """Whether one to three numbers that seem fixed are a learned scale: it was not written down by hand."""

@@ -242,6 +242,8 @@ class Weight:
         live: The share of its elements that a mask in the graph leaves.
         follows: Ids of the weights that it has to follow, with which it makes one (the scale of a weight norm).
         whole: Whether the graph normalises it and what follows it gives it its size back.
+        effective: The root mean square of what the layer multiplies by, where that is known and the same for whatever
+            is drawn, as behind a spectral norm; else None.
     """
 
     id: str
@@ -271,6 +273,7 @@ class Weight:
     live: float = 1.0
     follows: tuple[str, ...] = ()
     whole: bool = False
+    effective: float | None = None
 
     @property
     def size(self) -> int:

@@ -11,7 +11,18 @@ from onnxinit.analysis.flow import LAYERS
 from onnxinit.analysis.operators.table import SCALE, ZERO_POINT
 from onnxinit.analysis.view import Node, Value
 from onnxinit.errors import SchemeError
-from onnxinit.plan import SIGNAL_ROLES, Entry, Plan, Vector, asked_moments, asked_std, base_entry, block_means
+from onnxinit.plan import (
+    REFIT,
+    SIGNAL_ROLES,
+    Entry,
+    Gain,
+    Plan,
+    Vector,
+    asked_moments,
+    asked_std,
+    base_entry,
+    block_means,
+)
 from onnxinit.signal.moments.arrays import array_moments
 from onnxinit.signal.moments.carry import Layer, Sweep
 from onnxinit.signal.moments.moments import Moments, constant, normal
@@ -215,9 +226,28 @@ class _Work:
         def fed(value: Value) -> tuple[float, float]:
             return inputs.get(value.name, (mean, var))
 
-        sweep = Sweep(graph, self._leaf, self._blocks, self._layers, fed, recalibrated=self._recalibrated)
+        sweep = Sweep(
+            graph,
+            self._leaf,
+            self._blocks,
+            self._layers,
+            fed,
+            recalibrated=self._recalibrated,
+            composed=self._composed(),
+        )
         sweep.run()
         return sweep
+
+    def _composed(self) -> Mapping[str, float | None]:
+        """The normalised weights whose effective weight has a known std: that, None for the std of the weight."""
+        following = {
+            ident
+            for w in self._analysis.weights
+            for ident in w.follows
+            if (e := self._entries.get(w.id)) is not None and e.scheme.name == REFIT
+        }
+        weights = (self._analysis.by_id[ident] for ident in following)
+        return {w.id: w.effective for w in weights if w.whole or w.effective is not None}
 
     def _leaf(self, ident: str) -> Moments | None:
         """What a stored tensor will be; None for one that stays as it is stored."""
@@ -225,7 +255,7 @@ class _Work:
         if weight is None:
             return constant(1.0) if ident in self._scales else None
         entry = self._entries.get(ident)
-        if weight.role in PARAMETER_ROLES:
+        if weight.role in PARAMETER_ROLES or (entry is not None and entry.scheme.name == REFIT):
             return constant(1.0)
         if entry is None:
             return normal(0.0, 1.0 / max(1.0, weight.fan_in or 1.0)) if weight.quantised is not None else None
@@ -249,9 +279,9 @@ class _Work:
     def settled(self, entry: Entry) -> Entry:
         """An analytic entry with its gain."""
         layer, base = self._layers[entry.id], self._bases[entry.id]
-        if not layer.outputs or layer.note or isinstance(base.gain, Vector):
+        if not layer.outputs or layer.note:
             return replace(base, why=f"{entry.why}; {layer.note or 'no rule reaches its layer'}")
-        gain = float(f"{base.gain * layer.gain:.{_DIGITS}g}")
+        gain = _rounded(base.gain, layer.gain)
         weight = self._analysis.by_id[entry.id]
         return replace(base, gain=gain, std=asked_std(weight, base.scheme, gain), why=entry.why)
 
@@ -281,6 +311,13 @@ class _Work:
         found.sort(key=lambda pair: pair[0])
         loops = any(n.op in ("@Carry", "@Step") for n in sweep.graph.view.nodes)
         return Predictions(tuple(p for _, p in found), tuple(missing), tuple(sorted(sweep.without_rule.items())), loops)
+
+
+def _rounded(gain: Gain, factor: float) -> Gain:
+    """A gain times a factor."""
+    if isinstance(gain, Vector):
+        return Vector(gain.axis, tuple(float(f"{x * factor:.{_DIGITS}g}") for x in gain.values))
+    return float(f"{gain * factor:.{_DIGITS}g}")
 
 
 def _output(node: Node) -> str:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,8 @@ class Sweep:
         layers: By id the weights whose outputs are asked for; two ids of the same bytes have one layer.
         inputs: Mean and variance of an input.
         recalibrated: Whether batch norms normalise, since their statistics will be set from data.
+        composed: By id the weights whose effective weight has a known standard deviation, or None for that of the
+            stored one: the graph normalises it, and what follows from it makes up for that.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Sweep:
         inputs: Callable[[Value], tuple[float, float]],
         *,
         recalibrated: bool = False,
+        composed: Mapping[str, float | None] = MappingProxyType({}),
     ):
         self.graph = graph
         self.recalibrated = recalibrated
@@ -91,6 +95,12 @@ class Sweep:
         for ident, sites in graph.sites.items():
             for site in sites if ident in layers else ():
                 self._at.setdefault((id(site.node), site.at), []).append(ident)
+        self._effective = {
+            id(operand): (ident, std)
+            for ident, std in composed.items()
+            for site in graph.sites.get(ident, ())
+            if (operand := site.node.input(site.at)) is not None and site.trail.derived and operand.static
+        }
         self._derived = {(id(s.node), s.at) for ident in layers for s in graph.sites.get(ident, ()) if s.trail.derived}
 
     def run(self) -> None:
@@ -272,6 +282,15 @@ class Sweep:
         read = self.graph.read(value.tensor)
         return array_moments(read) if read is not None else None
 
+    def _as_composed(self, value: Value, ident: str, std: float | None) -> Known:
+        """A kernel whose size is known, whatever nodes make it."""
+        drawn = self._leaf(ident)
+        if std is not None or drawn is None:
+            return normal(0.0, (std or 0.0) ** 2, (0.0,) * len(value.shape or ()))
+        layer = self.layers.get(ident)
+        own = scaled(drawn, layer.gain) if layer is not None else drawn
+        return normal(own.mean, own.var, (0.0,) * len(value.shape or ()))
+
     def _fed(self, value: Value) -> Known:
         """An input: what is given for floats, ones for others (masks; an index is not looked at)."""
         rank = len(value.shape or ())
@@ -308,6 +327,8 @@ class Sweep:
             if value is not None:
                 counted = (value.elements is not None or m is None) and not drawn
                 self._known[id(value)] = (self._small(value) if counted else None) or _fitted(m, value)
+                if id(value) in self._effective:
+                    self._known[id(value)] = self._as_composed(value, *self._effective[id(value)])
                 if static and drawn:
                     self._drawn.add(id(value))
         for value in node.outputs[len(results) :]:

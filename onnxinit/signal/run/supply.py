@@ -40,7 +40,10 @@ class Supply:
         self._plan = plan
         self._entries = {e.id: e for e in plan.entries}
         self._by_path = {w.path: w for w in analysis.weights}
-        self._followed = {i for w in analysis.weights for i in w.follows}
+        self._followers: dict[str, list[str]] = {}
+        for w in analysis.weights:
+            for ident in w.follows:
+                self._followers.setdefault(ident, []).append(w.id)
         self._together: Mapping[str, Fresh] | None = None  # the values of all weights, for those that follow others
 
     @property
@@ -64,8 +67,13 @@ class Supply:
         for ident in (entry.id, *shared):
             if ident in self._entries:
                 self._entries[ident] = replace(entry, id=ident, draws_as=entry.draws_as)
-        if weight.quantised is not None or weight.id in self._followed:
+        if weight.quantised is not None or weight.id in self._followers:
             self._together = None
+
+    def keeps_size(self, weight: Weight) -> bool:
+        """Whether a weight that the graph normalises has its size all the same, since what follows it sees to that."""
+        lines = [self._entries.get(ident) for ident in self._followers.get(weight.id, ())]
+        return weight.whole and all(e is not None and e.scheme.name == REFIT for e in lines)
 
     def array(self, path: str, run: tuple[int, int] | None = None) -> Array:
         """The values of a tensor as they are stored, or a run of them, flat; float16 and bfloat16 as float32.
