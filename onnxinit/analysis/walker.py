@@ -200,8 +200,8 @@ class Walker:
                 return composed
         if out is not None and out.static and few_values(values, 1):
             return Constant("one repeated value")
-        if site.trail.derived and is_binary(values):
-            return Constant("a mask in the making of a weight")
+        if site.trail.derived and (is_binary(values) or (is_computed(values) and not few_values(values))):
+            return Constant("a mask or computed factor in the making of a weight")
         row = OPERATORS.get((node.domain, node.op))
         if row is not None:
             reading = row(site)
@@ -228,7 +228,7 @@ class Walker:
         other = next((v for i, v in enumerate(node.inputs) if i != site.at and v is not None), None)
         if node.op == "Add" and other is not None and self.flow.layer_behind(other) is not None:
             return None
-        if math.prod(site.shape) == 1 or few_values(values):
+        if math.prod(site.shape) == 1 or few_values(values) or is_computed(values):
             return FIXED
         if (out := out_value(node)) is not None and self.flow.only_periodic(out):
             return Constant("a frequency of sine and cosine")

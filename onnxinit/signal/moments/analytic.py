@@ -238,16 +238,28 @@ class _Work:
         sweep.run()
         return sweep
 
-    def _composed(self) -> Mapping[str, float | None]:
-        """The normalised weights whose effective weight has a known std: that, None for the std of the weight."""
+    def _composed(self) -> Mapping[str, tuple[Moments, bool]]:
+        """The weights whose effective weight has moments that the rules do not see; whether its gain matters."""
         following = {
             ident
             for w in self._analysis.weights
             for ident in w.follows
             if (e := self._entries.get(w.id)) is not None and e.scheme.name == REFIT
         }
-        weights = (self._analysis.by_id[ident] for ident in following)
-        return {w.id: w.effective for w in weights if w.whole or w.effective is not None}
+        found: dict[str, tuple[Moments, bool]] = {}
+        for weight in self._analysis.weights:
+            entry, factor = self._bases.get(weight.id, self._entries.get(weight.id)), weight.factor
+            if weight.id in following and weight.effective is not None:
+                found[weight.id] = normal(0.0, weight.effective**2), False
+            elif weight.id in following and weight.whole and (known := self._leaf(weight.id)) is not None:
+                found[weight.id] = known, True
+            elif entry is not None and entry.measured is None and factor is not None and factor.axis is not None:
+                gains = entry.gain.values if isinstance(entry.gain, Vector) else (entry.gain,) * len(factor.values)
+                products = tuple(g * f for g, f in zip(gains, factor.values, strict=False))
+                asked = asked_moments(weight, entry.scheme, Vector(factor.axis, products))
+                if asked is not None:
+                    found[weight.id] = normal(asked[0], weight.live * asked[1] ** 2), True
+        return found
 
     def _leaf(self, ident: str) -> Moments | None:
         """What a stored tensor will be; None for one that stays as it is stored."""

@@ -60,8 +60,8 @@ class Sweep:
         layers: By id the weights whose outputs are asked for; two ids of the same bytes have one layer.
         inputs: Mean and variance of an input.
         recalibrated: Whether batch norms normalise, since their statistics will be set from data.
-        composed: By id the weights whose effective weight has a known standard deviation, or None for that of the
-            stored one: the graph normalises it, and what follows from it makes up for that.
+        composed: By id the weights whose effective weight, which the graph makes of them, has known moments, at gain 1,
+            and whether it is proportional to the gain.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Sweep:
         inputs: Callable[[Value], tuple[float, float]],
         *,
         recalibrated: bool = False,
-        composed: Mapping[str, float | None] = MappingProxyType({}),
+        composed: Mapping[str, tuple[Moments, bool]] = MappingProxyType({}),
     ):
         self.graph = graph
         self.recalibrated = recalibrated
@@ -96,8 +96,8 @@ class Sweep:
             for site in sites if ident in layers else ():
                 self._at.setdefault((id(site.node), site.at), []).append(ident)
         self._effective = {
-            id(operand): (ident, std)
-            for ident, std in composed.items()
+            id(operand): (ident, *known)
+            for ident, known in composed.items()
             for site in graph.sites.get(ident, ())
             if (operand := site.node.input(site.at)) is not None and site.trail.derived and operand.static
         }
@@ -282,13 +282,10 @@ class Sweep:
         read = self.graph.read(value.tensor)
         return array_moments(read) if read is not None else None
 
-    def _as_composed(self, value: Value, ident: str, std: float | None) -> Known:
-        """A kernel whose size is known, whatever nodes make it."""
-        drawn = self._leaf(ident)
-        if std is not None or drawn is None:
-            return normal(0.0, (std or 0.0) ** 2, (0.0,) * len(value.shape or ()))
+    def _as_composed(self, value: Value, ident: str, known: Moments, moves: bool) -> Known:
+        """A kernel whose moments are known, whatever nodes make it."""
         layer = self.layers.get(ident)
-        own = scaled(drawn, layer.gain) if layer is not None else drawn
+        own = scaled(known, layer.gain) if layer is not None and moves else known
         return normal(own.mean, own.var, (0.0,) * len(value.shape or ()))
 
     def _fed(self, value: Value) -> Known:
