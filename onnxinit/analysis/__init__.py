@@ -3,6 +3,7 @@
 from onnxinit.analysis.analyse import analyse
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.quantisation import zero_points
+from onnxinit.analysis.storing import with_stored
 from onnxinit.analysis.weight import (
     FAN_ROLES,
     LINEAR,
@@ -33,5 +34,6 @@ __all__ = [
     "Use",
     "Weight",
     "analyse",
+    "with_stored",
     "zero_points",
 ]

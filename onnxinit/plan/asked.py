@@ -28,6 +28,7 @@ class Asked:
         exclude: PATTERNs of what is kept.
         allow_unmatched: Whether a pattern that matches nothing is a warning.
         cascade: How many levels of layers are rewritten, from the output down.
+        materialize: Whether weights that the graph makes at run time become stored ones.
         plan: A plan, or a file with one, in place of all above.
     """
 
@@ -38,6 +39,7 @@ class Asked:
     exclude: tuple[str, ...] = ()
     allow_unmatched: bool = False
     cascade: int | None = None
+    materialize: bool = True
     plan: Plan | str | os.PathLike[str] | None = None
 
     def plan_for(self, analysis: Analysis, donors: Donors) -> Plan:
@@ -50,7 +52,7 @@ class Asked:
         if self.plan is not None:
             if given:
                 raise SchemeError(f"a plan is given, which says it all: leave out {' and '.join(given)}")
-            return fit_plan(self.plan if isinstance(self.plan, Plan) else Plan.load(self.plan), analysis)
+            return fit_plan(self._read(self.plan), analysis)
         made = make_plan(
             analysis,
             scheme="auto" if self.scheme is None else self.scheme,
@@ -64,6 +66,20 @@ class Asked:
         )
         return replace(made, arguments=given)
 
+    @property
+    def materializes(self) -> bool:
+        """Whether weights that the graph makes at run time become stored ones, as a plan has it where one is given.
+
+        Raises:
+            SchemeError: The plan cannot be read.
+        """
+        planned = self._read(self.plan).arguments if self.plan is not None else {}
+        return self.materialize and planned.get("materialize") is not False
+
+    @staticmethod
+    def _read(plan: Plan | str | os.PathLike[str]) -> Plan:
+        return plan if isinstance(plan, Plan) else Plan.load(plan)
+
     def given(self) -> dict[str, object]:
         """The arguments that were given, as JSON values."""
         several = {"rules": self.rules, "include": self.include, "exclude": self.exclude}
@@ -72,6 +88,7 @@ class Asked:
             "seed": self.seed,
             **{k: list(v) or None for k, v in several.items()},
             "cascade": self.cascade,
+            "materialize": None if self.materialize else False,
         }
         return {k: v for k, v in given.items() if v is not None}
 
