@@ -13,11 +13,11 @@ import onnx
 import onnx.parser
 import onnxruntime as ort
 import pytest
+from graphs import build
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxinit
 from onnxinit.cli.main import run as command_line
-from graphs import build
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 

@@ -65,8 +65,9 @@ def _shape(node: Node, value: Value, constants: Constants) -> tuple[int, ...]:
     """The shape of a tensor that a node makes, 0 for a length that is not known."""
     if node.op == "Range":
         first, last, step = (constants.scalar(v) for v in node.inputs)
-        known = first is not None and last is not None and step
-        return (max(math.ceil((last - first) / step), 0),) if known else (0,)
+        if first is None or last is None or not step:
+            return (0,)
+        return (max(math.ceil((last - first) / step), 0),)
     return tuple(n or 0 for n in value.shape) if value.shape is not None else (0,)
 
 
