@@ -64,6 +64,12 @@ class _Tensor:
     quantised: Quantised | None = None
     fitted: tuple[str, tuple[Use, ...]] | None = None  # role and uses, for one that follows quantised weights
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the graph sees; that of what is stored for a tensor that the graph does not hold."""
+        sparse = bool(self.values) and self.values[0].where == "sparse"
+        return tuple(n or 0 for n in self.values[0].shape or ()) if sparse else self.stored.dims
+
     def reading(self) -> tuple[Found, Reading] | None:
         """The deciding use: the first in topological order of the highest role."""
         ranked = [(f, f.verdict) for f in self.found if isinstance(f.verdict, Reading)]
@@ -151,8 +157,8 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker) -> dict[str, _Te
             tensors[path] = _Tensor(stored, held, reason=stored_aside(file.proto, path))
         elif 0 in stored.dims:
             tensors[path] = _Tensor(stored, held, reason="has no elements")
-        elif held[0].where == "sparse":
-            tensors[path] = _Tensor(stored, held, reason="stored sparse, whose values this version does not draw")
+        elif held[0].where == "sparse" and stored.data_type not in FLOATS:
+            tensors[path] = _Tensor(stored, held, reason="stored sparse, of a type that is not drawn")
         elif stored.data_type in FLOATS:
             found = [f for value in held for f in walker.readings(value)]
             tensors[path] = _Tensor(stored, held, tuple(sorted(found, key=lambda f: f.site.node.index)))
@@ -277,7 +283,7 @@ class _Assembly:
     def _weight(self, path: str, tensor: _Tensor, found: Found, reading: Reading) -> Weight:
         value, stored = tensor.values[0], tensor.stored
         same = [f for f in tensor.found if isinstance(f.verdict, Reading) and f.verdict.role == reading.role]
-        layout = layout_of(tensor.quantised.shape if tensor.quantised else stored.dims, same)
+        layout = layout_of(tensor.quantised.shape if tensor.quantised else tensor.shape, same)
         fan_in, fan_out = _mean_fans(layout)
         uses = tuple(
             Use(f.site.node.op, f.site.node.name, f.site.at, f.site.trail.via)
@@ -289,7 +295,7 @@ class _Assembly:
             scope=value.scope,
             where=self._where(path),
             role=reading.role,
-            shape=stored.dims,
+            shape=tensor.shape,
             dtype=TensorProto.DataType.Name(stored.data_type).lower(),
             path=path,
             layout=layout,
@@ -354,7 +360,7 @@ class _Assembly:
             id=self._ids[path],
             name=value.name if value is not None else stored.name,
             scope=value.scope if value is not None else "",
-            shape=stored.dims,
+            shape=tensor.shape,
             dtype=TensorProto.DataType.Name(stored.data_type).lower(),
             reason=_reason(tensor, value),
             path=path,

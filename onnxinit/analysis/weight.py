@@ -227,6 +227,9 @@ class Weight:
         note: What a reader should know, shown by `inspect`; "" mostly.
         quantised: How its codes stand for real values, where it is quantised; layout, fans and the standard deviation
             asked for are those of the real values.
+        pattern: Path of the tensor that says where the values of a sparse weight stand; `shape`, layout and fans are
+            those of the dense tensor, the fans as far as the pattern leaves it. "" for a weight that is not stored so.
+        live: The share of its elements that the pattern leaves.
     """
 
     id: str
@@ -252,6 +255,8 @@ class Weight:
     default: float | None = None
     note: str = ""
     quantised: Quantised | None = None
+    pattern: str = ""
+    live: float = 1.0
 
     @property
     def size(self) -> int:

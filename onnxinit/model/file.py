@@ -60,7 +60,7 @@ class ModelFile:
         scan: What lies where in `source`.
         places: Where each tensor lies, by path.
         folder: Where external data may lie; None for a model given in memory.
-        generated: Paths of the tensors that nodes made before (`model.materialise`).
+        generated: Paths of the tensors that stand in place of nodes and sparse tensors (`model.materialise`).
     """
 
     path: Path | None
@@ -106,7 +106,7 @@ class ModelFile:
 
         Args:
             edits: The edits.
-            made: Those of their pieces that are whole tensors in place of nodes.
+            made: Those of their pieces that are whole tensors in place of something else.
         """
         segments, size = splice(self.source.size, edits)
         file = _read(self.path, SplicedSource(self.source, segments, size), str(self.path or "the model"), self.folder)

@@ -1,4 +1,4 @@
-"""Weights that nodes make whenever a model runs become stored tensors, whose values are to be drawn."""
+"""Weights that nodes make whenever a model runs, or that are stored sparse, become stored tensors to be drawn."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _IR_WITH_INPUTS = 3  # up to which every initializer of the main graph is an inp
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A tensor that a node makes from nothing but attributes and stored tensors.
+    """What can become a stored tensor: a node that makes one from attributes and stored tensors, or a sparse tensor.
 
     Attributes:
-        path: Place of the node in the file.
-        name: Name of the node's output.
-        dims: Its shape.
-        data_type: Its element type.
+        path: Place in the file of the node, or of the sparse initializer.
+        name: Name of the node's output, or of the initializer.
+        dims: The shape.
+        data_type: The element type.
     """
 
     path: str
@@ -35,7 +35,7 @@ class Generated:
 
 
 def materialised(file: ModelFile, made: Iterable[Generated]) -> ModelFile:
-    """The file with stored tensors in place of nodes, as yet without values.
+    """The file with stored tensors in place of nodes and sparse tensors, as yet without values.
 
     A tensor becomes an initializer of the node's graph, after those that are there; in files of IR 3 and before it
     becomes an input as well, as these want it. Where there can be no initializer (in functions, and in subgraphs of
