@@ -6,7 +6,7 @@ import contextlib
 import gc
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.keeping import attribute_lists, made_at_run_time, stored_aside, unused_id
 from onnxinit.analysis.levels import with_levels
 from onnxinit.analysis.norms import find_norms
-from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Key, Reading, Row
+from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Operators, Reading
 from onnxinit.analysis.quantisation import Codes, Quantisation
 from onnxinit.analysis.recurrence import find_cells
 from onnxinit.analysis.required import check_required
@@ -75,7 +75,7 @@ class _Tensor:
         return [decided[0].site.node, *read] if decided is not None else []
 
 
-def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Analysis:
+def analyse(file: ModelFile, operators: Operators | None = None) -> Analysis:
     """Say of every tensor of a model what it is.
 
     Args:

@@ -67,6 +67,14 @@ _PLAN = [
     ),
 ]
 
+ops = click.option(
+    "--ops",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="A description of operators that are not known, by their weights' roles and axes; repeatable.",
+)
+
 provider = click.option(
     "--provider", metavar="NAME", help="Execution provider of ONNX Runtime. [default: the processor's]"
 )

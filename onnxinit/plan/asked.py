@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from onnxinit.analysis import Analysis
+from onnxinit.analysis.operators import Key, Operators, load_operators
 from onnxinit.errors import SchemeError
 from onnxinit.plan.donors import Donors
 from onnxinit.plan.fit import fit_plan
@@ -29,6 +30,7 @@ class Asked:
         allow_unmatched: Whether a pattern that matches nothing is a warning.
         cascade: How many levels of layers are rewritten, from the output down.
         plan: A plan, or a file with one, in place of all above.
+        ops: Files that describe operators; with a plan, in place of those that it was made with.
     """
 
     scheme: str | Spec | None = None
@@ -39,17 +41,54 @@ class Asked:
     allow_unmatched: bool = False
     cascade: int | None = None
     plan: Plan | str | os.PathLike[str] | None = None
+    ops: tuple[str, ...] = ()
 
-    def plan_for(self, analysis: Analysis, donors: Donors) -> Plan:
+    def with_plan(self) -> Asked:
+        """The same with the plan read, where it is a file.
+
+        Raises:
+            SchemeError: As `Plan.load`.
+        """
+        return self if self.plan is None or isinstance(self.plan, Plan) else replace(self, plan=Plan.load(self.plan))
+
+    def operators(self) -> Operators:
+        """The operators that are described: those given, else those that the plan was made with.
+
+        Raises:
+            SchemeError: As `load_operators`.
+        """
+        noted = self.plan.arguments.get("ops", ()) if isinstance(self.plan, Plan) else ()
+        if self.ops or not noted:
+            return load_operators(*self.ops)
+        try:
+            return load_operators(*several(noted))
+        except SchemeError as e:
+            raise SchemeError(f"{e}; the plan was made with them: give them by --ops if they are elsewhere") from None
+
+    def plan_for(self, analysis: Analysis, donors: Donors, described: Collection[Key] = ()) -> Plan:
         """The plan for a model.
+
+        Args:
+            analysis: The model.
+            donors: Opens the models that weights are taken from.
+            described: The operators that the user describes.
 
         Raises:
             SchemeError: As `make_plan` and `fit_plan`, or where a plan and other arguments are given.
         """
+        made = self._made(analysis, donors)
+        there = {(n.domain, n.op) for n in analysis.graph.view.nodes} if analysis.graph is not None else set(described)
+        if described and there.isdisjoint(described):
+            named = ", ".join(f"{op} of domain '{domain}'" for domain, op in described)
+            return replace(made, warnings=(*made.warnings, f"the model has none of the operators described: {named}"))
+        return made
+
+    def _made(self, analysis: Analysis, donors: Donors) -> Plan:
         given = self.given()
         if self.plan is not None:
-            if given:
-                raise SchemeError(f"a plan is given, which says it all: leave out {' and '.join(given)}")
+            said = [name for name in given if name != "ops"]
+            if said:
+                raise SchemeError(f"a plan is given, which says it all: leave out {' and '.join(said)}")
             return fit_plan(self.plan if isinstance(self.plan, Plan) else Plan.load(self.plan), analysis)
         made = make_plan(
             analysis,
@@ -66,7 +105,7 @@ class Asked:
 
     def given(self) -> dict[str, object]:
         """The arguments that were given, as JSON values."""
-        several = {"rules": self.rules, "include": self.include, "exclude": self.exclude}
+        several = {"rules": self.rules, "include": self.include, "exclude": self.exclude, "ops": self.ops}
         given = {
             "scheme": None if self.scheme is None else str(self.scheme),
             "seed": self.seed,
