@@ -72,6 +72,7 @@ def reinit(
     cascade: int | None = None,
     plan: Plan | File | None = None,
     ops: File | Iterable[File] = (),
+    tie_equal: bool = False,
     data: Any = None,
     batch_size: int | None = None,
     samples: int | None = None,
@@ -109,6 +110,7 @@ def reinit(
         plan: A plan, or a file that holds one or a report, in place of the arguments above.
         ops: Files that describe operators which are not known, or otherwise: a path or several. With a plan they stand
             in for those that it was made with.
+        tie_equal: Whether weights whose stored values are equal, or equal but for a transposition, stay so.
         data: Calibration data for schemes that look at signals (`signal.open_feeds` says in what forms); synthetic
             feeds are made if it is not given.
         batch_size: Samples a batch.
@@ -142,9 +144,8 @@ def reinit(
         DataError: The data does not fit the model.
         ExpectationError: With `strict`, a weight could not be scaled.
     """
-    asked = Asked(
-        scheme, seed, several(rules), several(include), several(exclude), allow_unmatched, cascade, plan, _paths(ops)
-    ).with_plan()
+    selected = several(rules), several(include), several(exclude)
+    asked = Asked(scheme, seed, *selected, allow_unmatched, cascade, plan, _paths(ops), tie_equal).with_plan()
     workers = _threads(threads)
     told = Calibration(
         DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions()),
@@ -156,7 +157,7 @@ def reinit(
     )
     file = _open(model, external_root)
     operators = asked.operators()
-    analysis = analyse(file, operators)
+    analysis = analyse(file, operators, tie_equal=tie_equal)
     donors = Donors(None if external_root is None else Path(external_root), operators)
     made, signal = asked.plan_for(analysis, donors, operators), None
     made = replace(made, arguments={**made.arguments, **told.given()})
@@ -244,25 +245,25 @@ def inspect(
     cascade: int | None = None,
     plan: Plan | File | None = None,
     ops: File | Iterable[File] = (),
+    tie_equal: bool = False,
     input_mean: float | None = None,
     input_var: float | None = None,
     external_root: File | None = None,
 ) -> Inspection:
     """Say of every tensor what it is, and what `reinit` would do to it with the same arguments.
 
-    External data need not be there.
+    External data need not be there, unless `tie_equal` compares it.
 
     Raises:
         ModelError: The model cannot be read.
         SchemeError: A scheme, rule, pattern, seed, plan or described operator is wrong.
     """
-    asked = Asked(
-        scheme, seed, several(rules), several(include), several(exclude), allow_unmatched, cascade, plan, _paths(ops)
-    ).with_plan()
+    selected = several(rules), several(include), several(exclude)
+    asked = Asked(scheme, seed, *selected, allow_unmatched, cascade, plan, _paths(ops), tie_equal).with_plan()
     told = Calibration(input_mean=input_mean, input_var=input_var)
     file = _open(model, external_root)
     operators = asked.operators()
-    analysis = analyse(file, operators)
+    analysis = analyse(file, operators, tie_equal=tie_equal)
     donors = Donors(None if external_root is None else Path(external_root), operators)
     made = asked.plan_for(analysis, donors, operators)
     if told.wanted(made):

@@ -46,6 +46,11 @@ _PLAN = [
         help="Rewrite the top N layers alone, from the output down, with their biases and norms; layers side by side "
         "count as one.",
     ),
+    click.option(
+        "--tie-equal",
+        is_flag=True,
+        help="Weights whose stored values are equal stay equal, transposed copies too; the values are read.",
+    ),
     click.option("--allow-unmatched", is_flag=True, help="A PATTERN that matches nothing is a warning, not an error."),
     click.option(
         "--input-mean",

@@ -31,6 +31,7 @@ class Asked:
         cascade: How many levels of layers are rewritten, from the output down.
         plan: A plan, or a file with one, in place of all above.
         ops: Files that describe operators; with a plan, in place of those that it was made with.
+        tie_equal: Whether weights of equal values are tied.
     """
 
     scheme: str | Spec | None = None
@@ -42,6 +43,7 @@ class Asked:
     cascade: int | None = None
     plan: Plan | str | os.PathLike[str] | None = None
     ops: tuple[str, ...] = ()
+    tie_equal: bool = False
 
     def with_plan(self) -> Asked:
         """The same with the plan read, where it is a file.
@@ -111,6 +113,7 @@ class Asked:
             "seed": self.seed,
             **{k: list(v) or None for k, v in several.items()},
             "cascade": self.cascade,
+            "tie_equal": self.tie_equal or None,
         }
         return {k: v for k, v in given.items() if v is not None}
 
