@@ -71,6 +71,7 @@ def reinit(
     allow_unmatched: bool = False,
     cascade: int | None = None,
     materialize: bool = True,
+    densify: bool = False,
     plan: Plan | File | None = None,
     ops: File | Iterable[File] = (),
     tie_equal: bool = False,
@@ -110,6 +111,7 @@ def reinit(
         cascade: How many levels of layers are rewritten, from the output down; all if not given.
         materialize: Whether weights that the graph makes whenever it runs (ConstantOfShape, RandomNormal and the like
             where a layer wants its weight) become initializers; they stay as they are if not.
+        densify: Whether weights that are stored sparse become dense initializers; they keep their pattern if not.
         plan: A plan, or a file that holds one or a report, in place of the arguments above.
         ops: Files that describe operators which are not known, or otherwise: a path or several. With a plan they stand
             in for those that it was made with.
@@ -149,7 +151,7 @@ def reinit(
     """
     selected = several(rules), several(include), several(exclude)
     asked = Asked(
-        scheme, seed, *selected, allow_unmatched, cascade, materialize, plan, _paths(ops), tie_equal
+        scheme, seed, *selected, allow_unmatched, cascade, materialize, densify, plan, _paths(ops), tie_equal
     ).with_plan()
     workers = _threads(threads)
     told = Calibration(
@@ -166,8 +168,8 @@ def reinit(
     donors = Donors(None if external_root is None else Path(external_root), operators)
     made, signal = asked.plan_for(analysis, donors, operators), None
     made = replace(made, arguments={**made.arguments, **told.given()})
-    if still_made := _still_made(made, analysis):
-        file, analysis = _understood(given, asked, operators, still_made)
+    if spared := _spared(made, analysis, file):
+        file, analysis = _understood(given, asked, operators, spared)
     if data is not None and not dry_run and (diagnose or told.wanted(made)):
         told = told.opened(file)
     before = _look_before(given, told, operators) if diagnose else None
@@ -251,6 +253,7 @@ def inspect(
     allow_unmatched: bool = False,
     cascade: int | None = None,
     materialize: bool = True,
+    densify: bool = False,
     plan: Plan | File | None = None,
     ops: File | Iterable[File] = (),
     tie_equal: bool = False,
@@ -268,7 +271,7 @@ def inspect(
     """
     selected = several(rules), several(include), several(exclude)
     asked = Asked(
-        scheme, seed, *selected, allow_unmatched, cascade, materialize, plan, _paths(ops), tie_equal
+        scheme, seed, *selected, allow_unmatched, cascade, materialize, densify, plan, _paths(ops), tie_equal
     ).with_plan()
     told = Calibration(input_mean=input_mean, input_var=input_var)
     operators = asked.operators()
@@ -301,18 +304,19 @@ def _open(model: File | onnx.ModelProto, external_root: File | None) -> ModelFil
 def _understood(
     file: ModelFile, asked: Asked, operators: Operators, spare: Collection[Weight] = ()
 ) -> tuple[ModelFile, Analysis]:
-    """What is in a model, with the weights stored that its graph makes, but for those that are to stay so."""
+    """What is in a model, with dense stored tensors for its weights as far as that is asked for."""
 
     def read(file: ModelFile) -> Analysis:
         return analyse(file, operators, tie_equal=asked.tie_equal)
 
-    return with_stored(file, read, spare) if asked.materializes else (file, read(file))
+    generated, sparse = asked.set_to("materialize"), asked.set_to("densify")
+    return with_stored(file, read, generated=generated, sparse=sparse, spare=spare)
 
 
-def _still_made(plan: Plan, analysis: Analysis) -> list[Weight]:
-    """The weights that a graph makes and that a plan keeps: they stay what they are."""
+def _spared(plan: Plan, analysis: Analysis, file: ModelFile) -> list[Weight]:
+    """The weights that a plan keeps and that were replaced to be drawn: they stay what they are."""
     drawn = {entry.id for entry in plan.entries}
-    return [w for w in analysis.weights if w.where == "generated" and w.id not in drawn]
+    return [w for w in analysis.weights if w.path in file.replaced and w.id not in drawn]
 
 
 def _settled(

@@ -27,7 +27,8 @@ from onnxinit.analysis.quantisation import Codes, Quantisation
 from onnxinit.analysis.recurrence import find_cells
 from onnxinit.analysis.required import check_required
 from onnxinit.analysis.shapes import fill_shapes
-from onnxinit.analysis.shaping import layout_of
+from onnxinit.analysis.shaping import layout_of, thinned
+from onnxinit.analysis.sparse import pattern_of
 from onnxinit.analysis.surroundings import Surroundings
 from onnxinit.analysis.ties import tied
 from onnxinit.analysis.view import GraphView, Node, Value
@@ -253,10 +254,9 @@ class _Assembly:
         return Graph(view, sites, self._ids, constants, read)
 
     def _where(self, path: str) -> Where:
-        stored = self._tensors[path].values[0].where
-        if path in self._file.generated:
-            return "generated"
-        return "constant" if stored == "constant" else "sparse" if stored == "sparse" else "initializer"
+        stored = self._file.replaced.get(path) or self._tensors[path].values[0].where
+        kinds: tuple[Where, ...] = ("constant", "sparse", "generated")
+        return next((kind for kind in kinds if kind == stored), "initializer")
 
     def _fitted(self, path: str, tensor: _Tensor, role: str, uses: tuple[Use, ...]) -> Weight:
         """A tensor of scales or zero points that follows the quantised weights."""
@@ -283,6 +283,8 @@ class _Assembly:
         value, stored = tensor.values[0], tensor.stored
         same = [f for f in tensor.found if isinstance(f.verdict, Reading) and f.verdict.role == reading.role]
         layout = layout_of(tensor.quantised.shape if tensor.quantised else tensor.shape, same)
+        live = stored.dims[0] / math.prod(tensor.shape) if value.where == "sparse" else 1.0
+        layout = layout if reading.role == "embedding" else thinned(layout, live)
         fan_in, fan_out = _mean_fans(layout)
         uses = tuple(
             Use(f.site.node.op, f.site.node.name, f.site.at, f.site.trail.via)
@@ -307,6 +309,8 @@ class _Assembly:
             default=reading.default,
             note=reading.note,
             quantised=tensor.quantised,
+            pattern=pattern_of(path) if value.where == "sparse" else "",
+            live=live,
         )
         if reading.role in FAN_ROLES and reading.layer is None:
             operands = [f.site.node.input(f.site.at) for f in same]

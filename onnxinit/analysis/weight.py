@@ -234,8 +234,8 @@ class Weight:
         note: What a reader should know, shown by `inspect`; "" mostly.
         quantised: How its codes stand for real values, where it is quantised; layout, fans and the standard deviation
             asked for are those of the real values.
-        pattern: Path of the tensor that says where the values of a sparse weight stand; `shape`, layout and fans are
-            those of the dense tensor, the fans as far as the pattern leaves it. "" for a weight that is not stored so.
+        pattern: Path of the tensor that says where the values of a sparse weight stand; shape and layout are those of
+            the dense tensor, the fans count what the pattern leaves. "" for a weight that is not stored so.
         live: The share of its elements that the pattern leaves.
     """
 
@@ -270,6 +270,11 @@ class Weight:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def stored(self) -> int:
+        """Number of elements that the file holds."""
+        return round(self.size * self.live) if self.pattern else self.size
 
     @property
     def blocks(self) -> int:

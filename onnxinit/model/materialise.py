@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx
 from onnx import TensorProto, helper
@@ -26,12 +27,14 @@ class Generated:
         name: Name of the node's output, or of the initializer.
         dims: The shape.
         data_type: The element type.
+        was: How it is stored so far.
     """
 
     path: str
     name: str
     dims: tuple[int, ...]
     data_type: int
+    was: Literal["generated", "sparse"] = "generated"
 
 
 def materialised(file: ModelFile, made: Iterable[Generated]) -> ModelFile:
@@ -48,7 +51,7 @@ def materialised(file: ModelFile, made: Iterable[Generated]) -> ModelFile:
     places = _Places(file)
     listed = file.proto.ir_version <= _IR_WITH_INPUTS
     edits: list[Edit] = []
-    pieces: list[bytes] = []
+    pieces: list[tuple[bytes, str]] = []
     for one in made:
         node, around, kind = places.find(one.path)
         name = one.name if kind == "GraphProto" and (not listed or around.path == "graph") else ""
@@ -63,7 +66,7 @@ def materialised(file: ModelFile, made: Iterable[Generated]) -> ModelFile:
         if name and listed:
             info: bytes = helper.make_tensor_value_info(name, one.data_type, one.dims).SerializeToString()
             edits.append(Edit(around, around.end, around.end, (bytes_head(_INPUT, len(info)) + info,)))
-        pieces.append(tensor)
+        pieces.append((tensor, one.was))
     return file.edited(edits, pieces)
 
 
