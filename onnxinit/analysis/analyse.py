@@ -20,7 +20,7 @@ from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
 from onnxinit.analysis.keeping import stored_aside
 from onnxinit.analysis.norms import find_norms
-from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Key, Reading, Row, Site
+from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Operators, Reading, Site
 from onnxinit.analysis.quantisation import Codes, Quantisation
 from onnxinit.analysis.recurrence import find_cells
 from onnxinit.analysis.required import check_required
@@ -34,19 +34,20 @@ from onnxinit.errors import ModelError
 from onnxinit.model import ModelFile, StoredTensor
 
 
-def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Analysis:
+def analyse(file: ModelFile, operators: Operators | None = None, *, tie_equal: bool = False) -> Analysis:
     """Say of every tensor of a model what it is.
 
     Args:
         file: The model; external data need not be there.
         operators: Rows of operators that a user describes, by domain and operator (`operators.load_operators`).
+        tie_equal: Whether weights of equal values are tied, which reads them (`ties.tied`).
 
     Returns:
         The weights in file order and the kept tensors with their reasons.
 
     Raises:
         ModelError: The graph has a cycle, a function calls itself, a node lacks a required input, or a described
-            operator does not fit its operands.
+            operator does not fit its operands, or values that are to be compared are missing.
     """
     with _no_collection():
         check_required(file.proto)
@@ -62,7 +63,8 @@ def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Anal
         made = _composed(tensors, read)
         tensors = _with_followers(tensors, made)
         assembly = Assembly(file, tensors, Surroundings(view, constants, norms), made)
-        return replace(assembly.analysis(view.nodes, walker, bool(norms)), graph=assembly.graph(view, constants, read))
+        found = assembly.analysis(view.nodes, walker, constants, bool(norms), tie_equal)
+        return replace(found, graph=assembly.graph(view, constants, read))
 
 
 @contextlib.contextmanager
@@ -110,8 +112,8 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker) -> dict[str, Tol
             tensors[path] = Told(stored, held, reason=stored_aside(file.proto, path))
         elif 0 in stored.dims:
             tensors[path] = Told(stored, held, reason="has no elements")
-        elif held[0].where == "sparse":
-            tensors[path] = Told(stored, held, reason="stored sparse, whose values this version does not draw")
+        elif held[0].where == "sparse" and stored.data_type not in FLOATS:
+            tensors[path] = Told(stored, held, reason="stored sparse, of a type that is not drawn")
         elif stored.data_type in FLOATS:
             found = [f for value in held for f in walker.readings(value)]
             tensors[path] = Told(stored, held, tuple(sorted(found, key=lambda f: f.site.node.index)))
@@ -157,10 +159,10 @@ def _name_cells(view: GraphView, tensors: dict[str, Told]) -> dict[str, Told]:
 
 
 def _composed(tensors: Mapping[str, Told], read: Reader) -> Compositions:
-    """What the graph makes of its weights; of quantised ones it is not looked at."""
+    """What the graph makes of its weights; of those that are quantised or stored sparse it is not looked at."""
     floats: dict[str, Tensor] = {}
     for path, tensor in tensors.items():
-        if tensor.stored.data_type not in FLOATS:
+        if tensor.stored.data_type not in FLOATS or tensor.sparse:
             continue
         decided = tensor.reading()
         reading = decided[1] if decided is not None else None

@@ -11,17 +11,21 @@ from onnx import TensorProto
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.composed import FOLLOWS, Composition, Compositions, masked
 from onnxinit.analysis.constants import Constants
+from onnxinit.analysis.generated import generated_weights
 from onnxinit.analysis.graph import Graph
-from onnxinit.analysis.keeping import attribute_lists, made_at_run_time, unused_id
+from onnxinit.analysis.keeping import attribute_lists, unused_id
 from onnxinit.analysis.levels import with_levels
 from onnxinit.analysis.operators import Reading
-from onnxinit.analysis.shaping import layout_of
+from onnxinit.analysis.shaping import layout_of, thinned
+from onnxinit.analysis.sparse import pattern_of
 from onnxinit.analysis.surroundings import Surroundings
+from onnxinit.analysis.ties import tied
 from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.walker import Found, Read, Walker
 from onnxinit.analysis.weight import (
     FAN_ROLES,
     LINEAR,
+    PRIORITY,
     Activation,
     Analysis,
     Kept,
@@ -32,12 +36,6 @@ from onnxinit.analysis.weight import (
     Where,
 )
 from onnxinit.model import ModelFile, StoredTensor
-
-# Of several roles that the uses of one tensor give it, the first here is the tensor's.
-_PRIORITY = (
-    "embedding", "recurrent_weight", "input_weight", "weight", "peephole", "norm_scale", "norm_shift", "running_mean",
-    "running_var", "prelu_slope", "bias", "layer_scale", "positional", "token", "other",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +49,20 @@ class Told:
     quantised: Quantised | None = None
     fitted: tuple[str, tuple[Use, ...]] | None = None  # role and uses, for one that follows quantised weights
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the graph sees; that of what is stored for a tensor that the graph does not hold."""
+        return tuple(n or 0 for n in self.values[0].shape or ()) if self.sparse else self.stored.dims
+
+    @property
+    def sparse(self) -> bool:
+        """Whether it is stored sparse."""
+        return bool(self.values) and self.values[0].where == "sparse"
+
     def reading(self) -> tuple[Found, Reading] | None:
         """The deciding use: the first in topological order of the highest role."""
         ranked = [(f, f.verdict) for f in self.found if isinstance(f.verdict, Reading)]
-        return min(ranked, key=lambda fr: _PRIORITY.index(fr[1].role)) if ranked else None
+        return min(ranked, key=lambda fr: PRIORITY.index(fr[1].role)) if ranked else None
 
     def nodes(self) -> list[Node]:
         """The nodes that read it as a weight, the deciding one first."""
@@ -82,7 +90,9 @@ class Assembly:
             scope = tensor.values[0].scope if tensor.values else ""
             self._ids[path] = unused_id(f"{scope}/{name}" if scope else name, taken)
 
-    def analysis(self, nodes: Sequence[Node], walker: Walker, normed: bool) -> Analysis:
+    def analysis(
+        self, nodes: Sequence[Node], walker: Walker, constants: Constants, normed: bool, tie_equal: bool
+    ) -> Analysis:
         """All tensors, the weights in file order."""
         weights: list[Weight] = []
         kept: list[Kept] = []
@@ -96,15 +106,16 @@ class Assembly:
                 weights.append(self._weight(path, tensor, *decided))
         weights = [self._beside_its_layer(w) for w in weights]
         weights = with_levels(weights, {w.path: self._tensors[w.path].nodes() for w in weights}, nodes)
-        weights = _share(weights, self._file)
+        weights = tied(weights, self._file, equal=tie_equal)
         order = {p: i for i, p in enumerate(self._tensors)}
         weights.sort(key=lambda w: order[w.path])
         taken = set(self._ids.values())
-        kept.extend(made_at_run_time(nodes, walker, taken))
+        made = list(generated_weights(nodes, walker, constants, taken))
+        kept.extend(m.kept for m in made)
         kept.extend(attribute_lists(nodes, taken))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
-        return Analysis(tuple(weights), tuple(kept), normless, depth)
+        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made))
 
     def graph(self, view: GraphView, constants: Constants, read: Read) -> Graph:
         """Where the weights meet the graph."""
@@ -114,6 +125,11 @@ class Assembly:
         }
         return Graph(view, sites, self._ids, constants, read, self._made.recipes)
 
+    def _where(self, path: str) -> Where:
+        stored = self._file.replaced.get(path) or self._tensors[path].values[0].where
+        kinds: tuple[Where, ...] = ("constant", "sparse", "generated")
+        return next((kind for kind in kinds if kind == stored), "initializer")
+
     def _fitted(self, path: str, tensor: Told, role: str, uses: tuple[Use, ...]) -> Weight:
         """A tensor of scales or zero points that follows the quantised weights."""
         value, stored = tensor.values[0], tensor.stored
@@ -121,7 +137,7 @@ class Assembly:
             id=self._ids[path],
             name=value.name,
             scope=value.scope,
-            where=_where(value.where),
+            where=self._where(path),
             role=role,
             shape=stored.dims,
             dtype=TensorProto.DataType.Name(stored.data_type).lower(),
@@ -139,7 +155,11 @@ class Assembly:
         value, stored = tensor.values[0], tensor.stored
         same = [f for f in tensor.found if isinstance(f.verdict, Reading) and f.verdict.role == reading.role]
         composed, recipe = self._made.of.get(path, Composition()), self._made.recipes.get(path)
-        layout = masked(layout_of(tensor.quantised.shape if tensor.quantised else stored.dims, same), composed.live)
+        layout = layout_of(tensor.quantised.shape if tensor.quantised else tensor.shape, same)
+        live = 1.0 if composed.live is None else float(composed.live.mean())
+        live = stored.dims[0] / math.prod(tensor.shape) if tensor.sparse else live
+        layout = masked(layout, composed.live) if composed.live is not None else layout
+        layout = thinned(layout, live) if tensor.sparse and reading.role != "embedding" else layout
         fan_in, fan_out = _mean_fans(layout)
         uses = tuple(
             Use(f.site.node.op, f.site.node.name, f.site.at, f.site.trail.via)
@@ -149,9 +169,9 @@ class Assembly:
             id=self._ids[path],
             name=value.name,
             scope=value.scope,
-            where=_where(value.where),
+            where=self._where(path),
             role=reading.role,
-            shape=stored.dims,
+            shape=tensor.shape,
             dtype=TensorProto.DataType.Name(stored.data_type).lower(),
             path=path,
             layout=layout,
@@ -165,7 +185,8 @@ class Assembly:
             note=composed.note or (FOLLOWS[type(recipe)] if recipe is not None else reading.note),
             quantised=tensor.quantised,
             factor=composed.factor,
-            live=1.0 if composed.live is None else float(composed.live.mean()),
+            pattern=pattern_of(path) if tensor.sparse else "",
+            live=live,
             follows=(self._ids[recipe.of],) if recipe is not None else (),
             whole=composed.whole,
             effective=composed.effective,
@@ -221,7 +242,7 @@ class Assembly:
             id=self._ids[path],
             name=value.name if value is not None else stored.name,
             scope=value.scope if value is not None else "",
-            shape=stored.dims,
+            shape=tensor.shape,
             dtype=TensorProto.DataType.Name(stored.data_type).lower(),
             reason=_reason(tensor, value),
             path=path,
@@ -233,10 +254,6 @@ def _first_results(value: Value) -> list[Value]:
     return [o for node, _ in value.uses for o in node.outputs if o is not None and o.static]
 
 
-def _where(stored: str) -> Where:
-    return "constant" if stored == "constant" else "sparse" if stored == "sparse" else "initializer"
-
-
 def _reason(tensor: Told, value: Value | None) -> str:
     """Why a tensor is kept, in words that many tensors share."""
     if tensor.reason or value is None:
@@ -244,6 +261,8 @@ def _reason(tensor: Told, value: Value | None) -> str:
     constants = [f.verdict.reason for f in tensor.found if isinstance(f.verdict, Constant)]
     if constants:
         return constants[0]
+    if value.uses:
+        return "only its shape, or what is counted up from it, is used"
     return "handed out by the model as it is" if value.is_output else "nothing uses it"
 
 
@@ -260,15 +279,3 @@ def _mean_fans(layout: Layout | None) -> tuple[float | None, float | None]:
 
 def _tidy(fan: float) -> float:
     return round(fan) if abs(fan - round(fan)) < 1e-9 else fan
-
-
-def _share(weights: Sequence[Weight], file: ModelFile) -> list[Weight]:
-    """Tie the weights whose bytes lie at one place of an external file: the first to all others, those to it."""
-    groups: dict[tuple[object, ...], list[Weight]] = {}
-    for w in weights:
-        groups.setdefault(file.tensors[w.path].identity, []).append(w)
-    out: list[Weight] = []
-    for first, *rest in groups.values():
-        out.append(replace(first, tied_to=tuple(w.id for w in rest)) if rest else first)
-        out.extend(replace(w, tied_to=(first.id,), shares=first.id) for w in rest)
-    return out
