@@ -26,6 +26,7 @@ from onnxinit.analysis.tables import (
 from onnxinit.analysis.trail import Tile
 from onnxinit.analysis.view import Value
 
+RATES = "rates in an exponent, as of a state that decays"
 NEUTRAL_FACTOR = 1.0  # what a learned factor of no known role starts as: it changes nothing
 
 
@@ -124,6 +125,8 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
         return Reading("weight", tiles, output=out, source=other)
     if not flow.carries_signal(other):
         return Constant("a factor of positions or masks")
+    if node.op == "Mul" and flow.feeds_exponent(out):
+        return Reading("other", output=out, default=NEUTRAL_FACTOR, note=RATES)
     residual = len(nontrivial(site.shape)) == 1 and flow.joins_residual(out)
     stored = node.input(site.at)
     if residual and stored is not None and stored.where != "constant":

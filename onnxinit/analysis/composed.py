@@ -36,6 +36,8 @@ _NEUTRAL = {"bias": 0.0, "norm_shift": 0.0, "running_mean": 0.0}
 STANDARDISED = "standardised by the graph: the scheme's std has no effect"
 SPECTRAL = "divided by its largest singular value in the graph: the scheme's std has no effect"
 NORMALISED = "normalised by the graph: the scheme's std has no effect"
+MASKED = "masked in the graph: its fans count what is left"
+SCALED = "scaled in the graph: its gain makes up for that"
 FOLLOWS = {
     Size: "follows the weight that it scales, so that the effective weight has the std of the drawn one",
     Singular: "a singular vector of the weight that it divides, which it follows",
@@ -296,11 +298,15 @@ def _settle(found: Composition, factors: Numbers) -> None:
     if not live[read].any():
         found.note = "multiplied by zero everywhere in the graph"
         return
+    factor = _along(np.abs(factors), read & live)
+    notes = []
     if not live.all():
         found.live = live
-    found.factor = _along(np.abs(factors), read & live)
-    if found.factor == Factor(None, (1.0,)):
-        found.factor = None
+        notes.append(MASKED)
+    if factor != Factor(None, (1.0,)):
+        found.factor = factor
+        notes.append(SCALED)
+    found.note = "; ".join(notes)
 
 
 def _along(factors: Numbers, counted: npt.NDArray[np.bool_]) -> Factor:
