@@ -45,8 +45,9 @@ def run(model: onnx.ModelProto, *names: str, **feed: Array) -> list[Array]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(wide.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    needed = {i.name: np.zeros([d.dim_value or 2 for d in i.type.tensor_type.shape.dim], np.float32)
-              for i in model.graph.input}  # fmt: skip
+    tensors = {i.name: i.type.tensor_type for i in model.graph.input}
+    kinds = {name: helper.tensor_dtype_to_np_dtype(t.elem_type) for name, t in tensors.items()}
+    needed = {name: np.zeros([d.dim_value or 2 for d in t.shape.dim], kinds[name]) for name, t in tensors.items()}
     return [np.asarray(v, np.float64) for v in session.run(list(names), needed | feed)]
 
 

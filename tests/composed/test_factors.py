@@ -147,3 +147,37 @@ def test_a_mask_whose_values_are_missing_is_not_counted(tmp_path: Any) -> None:
     (tmp_path / "m.data").unlink()
     found = {w.id: w for w in onnxinit.inspect(tmp_path / "m.onnx").weights}
     assert found["v"].fan_in == 100
+
+
+def test_a_kernel_that_a_signal_modulates_is_scaled_before() -> None:
+    """As in StyleGAN2: a constant makes up for the learning rate, then a style scales every input."""
+    text = """(float[1,16,9,9] x, float[1,1,16,1,1] style) => (float[1,24,7,7] y) { k = Mul (v, f) m = Mul (k, style)
+        r = Reshape (m, dims) y = Conv (x, r) }"""
+    new, result = fresh(build(text, v=(1, 24, 16, 3, 3), f=np.float32(1 / 12), dims=np.array([24, 16, 3, 3])))
+    assert weight(result).fan_in == 144
+    assert_normal(run(new, "k")[0], math.sqrt(2 / 144))
+
+
+def test_experts_that_are_scaled_before_one_is_picked() -> None:
+    text = """(float[n,16] x, int64[n] e) => (float[n,1,32] y) { k = Mul (v, f) w = Gather <axis = 0> (k, e)
+        u = Unsqueeze (x, one) h = MatMul (u, w) y = Relu (h) }"""
+    new, _ = fresh(build(text, v=(40, 16, 32), f=ramp((40, 16, 32), 0), one=np.array([1])))
+    for expert in run(new, "k")[0]:
+        assert_normal(expert, math.sqrt(2 / 16))
+
+
+@pytest.mark.parametrize("scheme", ["shuffle", "match", "normal:std=0.02", "constant:value=0.5", "zeros"])
+def test_schemes_of_other_kinds(scheme: str) -> None:
+    """Values of a tensor are taken as they are; what a scheme states is of the effective weight."""
+    text = "(float[n,40] x) => (float[n,64] y) { k = Mul (v, f) y = Gemm <transB = 1> (x, k) }"
+    model = build(text, v=(64, 40), f=np.float32(0.5))
+    new, _ = fresh(model, scheme)
+    old, drawn, effective = stored(model, "v"), stored(new, "v"), run(new, "k")[0]
+    if scheme == "shuffle":
+        assert sorted(drawn.flat) == sorted(old.flat)
+    elif scheme == "match":
+        assert drawn.std() == pytest.approx(old.std(), rel=5 / math.sqrt(2 * old.size))
+    elif scheme.startswith("normal"):
+        assert_normal(effective, 0.02)
+    else:
+        assert (effective == {"constant:value=0.5": 0.5, "zeros": 0.0}[scheme]).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx
@@ -247,3 +248,61 @@ def test_the_vectors_of_a_spectral_norm_follow(product: str, kind: str) -> None:
         assert weight(result, vector).follows == ("v",)
     assert weight(result).note == "divided by its largest singular value in the graph: the scheme's std has no effect"
     assert_normal(stored(new, "v"), entry(result).std)
+
+
+# ---------------------------------------------------------------- values of a tensor, and types
+
+
+def test_what_is_shuffled_keeps_its_scale_and_what_is_matched_does_not() -> None:
+    model = build(NORMED, v=(64, 40), g=(64, 1))
+    new, result = fresh(model, "shuffle")
+    assert (stored(new, "g") == stored(model, "g")).all()
+    assert "moved as they are" in next(k.reason for k in result.kept if k.id == "g")
+    new, _ = fresh(model, "match")
+    np.testing.assert_allclose(run(new, "k")[0], stored(new, "v"), rtol=1e-5, atol=1e-7)
+
+
+def test_a_donor_gives_the_scale_too(tmp_path: Any) -> None:
+    donor = build(NORMED, v=np.full((64, 40), 0.25, np.float32), g=(64, 1))
+    onnx.save(donor, tmp_path / "donor.onnx")
+    new, _ = fresh(build(NORMED, v=(64, 40), g=(64, 1)), f"donor:path={tmp_path / 'donor.onnx'}")
+    assert (stored(new, "g") == stored(donor, "g")).all() and (stored(new, "v") == 0.25).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_scales_of_other_types(dtype: Any) -> None:
+    kind = {np.float16: "float16", np.float64: "double"}[dtype]
+    rng = np.random.default_rng(1)
+    old: dict[str, Any] = {name: rng.normal(0.3, 0.7, n).astype(dtype) for name, n in (("v", (64, 40)), ("g", (64, 1)))}
+    new, _ = fresh(build(NORMED.replace("float[", f"{kind}["), **old))
+    length = np.linalg.norm(stored(new, "v"), axis=1)
+    np.testing.assert_allclose(stored(new, "g")[:, 0], length, rtol=2e-3 if dtype == np.float16 else 1e-12)
+
+
+def test_a_scale_that_its_type_cannot_hold_is_an_error() -> None:
+    scales = np.random.default_rng(0).normal(1, 1, (64, 1)).astype(np.float16)
+    old: dict[str, Any] = {"v": np.ones((64, 40), np.float16), "g": scales}
+    with pytest.raises(onnxinit.OnnxinitError, match=r"the weight 'g' .* cannot hold the .* that follows from v"):
+        fresh(build(NORMED.replace("float[", "float16["), **old), "normal:std=15000")
+
+
+def test_files_whose_values_are_missing(tmp_path: Any) -> None:
+    model = build(NORMED, v=(64, 40), g=(64, 1))
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    (tmp_path / "m.data").unlink()
+    onnxinit.reinit(tmp_path / "m.onnx", tmp_path / "new.onnx", scheme="he")
+    new = onnx.load(tmp_path / "new.onnx")
+    np.testing.assert_allclose(run(new, "k")[0], stored(new, "v"), rtol=1e-5, atol=1e-7)
+
+
+def test_a_plan_for_one_layer_alone() -> None:
+    """With --include of the layer's tensors, and below a cascade."""
+    text = NORMED.replace(
+        "(float[n,40] x) => (float[n,64] y) {", "(float[n,30] z) => (float[n,64] y) { x = MatMul (z, w)"
+    )
+    model = build(text, v=(64, 40), g=(64, 1), w=(30, 40))
+    asked: list[dict[str, Any]] = [{"include": ["v", "g"]}, {"cascade": 1}]
+    for options in asked:
+        new, _ = fresh(model, **options)
+        assert (stored(new, "w") == stored(model, "w")).all()
+        np.testing.assert_allclose(run(new, "k")[0], stored(new, "v"), rtol=1e-5, atol=1e-7)
