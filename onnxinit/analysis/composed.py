@@ -249,7 +249,7 @@ class _Work:
             recipe = Size(factor, self._tensors[factor].shape, path, tensor.shape, operand, trail)
             parallel, bare = _fits(recipe, leaf)
             if parallel or (bare and factor in scales):
-                self.made.recipes[factor] = recipe
+                self.made.recipes[factor] = replace(recipe, rho=recipe.correlations(leaf))
                 found.whole, found.note = True, "" if parallel else GAINED
                 return
         kernel, places = evaluate(operand, leaf), trail.places(tensor.shape)
