@@ -272,6 +272,9 @@ def test_a_donor_gives_the_scale_too(tmp_path: Any) -> None:
     onnx.save(donor, tmp_path / "donor.onnx")
     new, _ = fresh(build(NORMED, v=(64, 40), g=(64, 1)), f"donor:path={tmp_path / 'donor.onnx'}")
     assert (stored(new, "g") == stored(donor, "g")).all() and (stored(new, "v") == 0.25).all()
+    onnx.save(build(NORMED, v=np.full((64, 40), 0.25, np.float32), g=np.float32(1)), tmp_path / "donor.onnx")
+    new, _ = fresh(build(NORMED, v=(64, 40), g=(64, 1)), f"donor:path={tmp_path / 'donor.onnx'}")
+    np.testing.assert_allclose(stored(new, "g"), math.sqrt(40 / 16), rtol=1e-6)  # it has no such scale
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
