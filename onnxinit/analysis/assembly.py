@@ -53,8 +53,12 @@ class Told:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that the graph sees; that of what is stored for a tensor that the graph does not hold."""
-        sparse = bool(self.values) and self.values[0].where == "sparse"
-        return tuple(n or 0 for n in self.values[0].shape or ()) if sparse else self.stored.dims
+        return tuple(n or 0 for n in self.values[0].shape or ()) if self.sparse else self.stored.dims
+
+    @property
+    def sparse(self) -> bool:
+        """Whether it is stored sparse."""
+        return bool(self.values) and self.values[0].where == "sparse"
 
     def reading(self) -> tuple[Found, Reading] | None:
         """The deciding use: the first in topological order of the highest role."""
@@ -153,7 +157,7 @@ class Assembly:
         same = [f for f in tensor.found if isinstance(f.verdict, Reading) and f.verdict.role == reading.role]
         composed, recipe = self._made.of.get(path, Composition()), self._made.recipes.get(path)
         layout = masked(layout_of(tensor.quantised.shape if tensor.quantised else tensor.shape, same), composed.live)
-        share = stored.dims[0] / math.prod(tensor.shape) if value.where == "sparse" else 1.0
+        share = stored.dims[0] / math.prod(tensor.shape) if tensor.sparse else 1.0
         layout = layout if reading.role == "embedding" else thinned(layout, share)
         fan_in, fan_out = _mean_fans(layout)
         uses = tuple(
@@ -181,7 +185,7 @@ class Assembly:
             quantised=tensor.quantised,
             factor=composed.factor,
             live=share if composed.live is None else share * float(composed.live.mean()),
-            pattern=Pattern(pattern_of(path), stored.dims[0]) if value.where == "sparse" else None,
+            pattern=Pattern(pattern_of(path), stored.dims[0]) if tensor.sparse else None,
             follows=(self._ids[recipe.of],) if recipe is not None else (),
             whole=composed.whole,
             effective=composed.effective,

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict
 from onnxinit.analysis.flow import Flow
+from onnxinit.analysis.low_rank import adds_update, factor_of
 from onnxinit.analysis.norms import Norms
 from onnxinit.analysis.operators import OPERATORS, Key, Reading, Row, Site, kept, out_value, reason
 from onnxinit.analysis.shapes import index_origin, is_one_index
@@ -163,7 +164,8 @@ class Walker:
         if node.op in ("Sin", "Cos"):
             return None
         other = node.input(1 - at) if node.op == "Add" and len(node.inputs) == 2 else None
-        if other is not None and not other.tensor and self.flow.layer_behind(other) is not None:
+        behind = self.flow.layer_behind(other) if other is not None and not other.tensor else None
+        if behind is not None and not adds_update(node, at):
             return None  # the bias of a layer of stored data
         if self._reads(node) and not (at == 0 and node.op.endswith("Normalization")):
             return None
@@ -209,7 +211,8 @@ class Walker:
                 return Reading("token", output=out)  # a learned input, from which a generator starts
             if reading is None:
                 return Constant(reason(node, at))
-            return self._doubt(site, reading, values)
+            factor = factor_of(site, self._uses) if reading.role == "weight" else None
+            return factor or self._doubt(site, reading, values)
         if node.domain in ("", "com.microsoft") and node.op in ARITHMETIC:
             return ARITHMETIC[node.op](site, self.flow, values)
         if node.op in ("Sin", "Cos"):
@@ -217,6 +220,10 @@ class Walker:
         if node.op == "@Carry":
             return Constant("the first state of a loop")
         return Constant(reason(node, at))
+
+    def _uses(self, value: Value) -> Iterator[tuple[Site, Reading]]:
+        """The uses of what is made of stored tensors that read it as a weight."""
+        yield from ((f.site, f.verdict) for f in self.readings(value) if isinstance(f.verdict, Reading))
 
     def _read_composed(self, site: Site, values: Callable[[], npt.NDArray[np.generic] | None]) -> Verdict | None:
         """A part of another weight: the gain of a normalised or standardised kernel, a mask, a factor."""
