@@ -31,7 +31,8 @@ _SAME = frozenset(
         "Sin", "Cos", "Not", "Floor", "Ceil", "Round", "Sign", "Swish", "ThresholdedRelu", "LpNormalization", "LRN",
         "CumSum", "ReverseSequence", "Trilu", "Hardmax", "Shrink", "IsNaN", "MeanVarianceNormalization", "ScatterND",
         "ScatterElements", "SimplifiedLayerNormalization", "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization", "FastGelu", "BiasGelu", "QuickGelu", "BiasAdd",
+        "SkipSimplifiedLayerNormalization", "FastGelu", "BiasGelu", "QuickGelu", "BiasAdd", "Affine", "ImageScaler",
+        "ParametricSoftplus", "Scale", "ScaledTanh",
     }
 )  # fmt: skip
 
@@ -89,7 +90,8 @@ def _transpose(node: Node, known: dict[int, Known]) -> _Shapes:
 
 
 def _reshape(node: Node, known: dict[int, Known]) -> _Shapes:
-    held = known.get(id(node.input(1)))
+    given = node.ints_attribute("shape")  # of the first versions
+    held = known.get(id(node.input(1))) if given is None else np.asarray(given, np.float64)
     if held is None:
         return [None]
     shape = node.inputs[0].shape if node.inputs[0] is not None else None
