@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from onnxinit import __version__
-from onnxinit.analysis import Analysis, Weight, analyse
+from onnxinit.analysis import Analysis, Weight, analyse, with_stored
+from onnxinit.analysis.operators import Operators, load_operators
 from onnxinit.errors import ExpectationError, ModelError, SchemeError
 from onnxinit.model import ModelFile, build, write
 from onnxinit.plan import Asked, Donors, Left, Plan, several
@@ -69,7 +70,11 @@ def reinit(
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
     cascade: int | None = None,
+    materialize: bool = True,
+    densify: bool = False,
     plan: Plan | File | None = None,
+    ops: File | Iterable[File] = (),
+    tie_equal: bool = False,
     data: Any = None,
     batch_size: int | None = None,
     samples: int | None = None,
@@ -104,7 +109,13 @@ def reinit(
         exclude: PATTERNs; a weight that one of them matches is kept.
         allow_unmatched: Whether a pattern that matches nothing is a warning and not an error.
         cascade: How many levels of layers are rewritten, from the output down; all if not given.
+        materialize: Whether weights that the graph makes whenever it runs (ConstantOfShape, RandomNormal and the like
+            where a layer wants its weight) become initializers; they stay as they are if not.
+        densify: Whether weights that are stored sparse become dense initializers; they keep their pattern if not.
         plan: A plan, or a file that holds one or a report, in place of the arguments above.
+        ops: Files that describe operators which are not known, or otherwise: a path or several. With a plan they stand
+            in for those that it was made with.
+        tie_equal: Whether weights whose stored values are equal, or equal but for a transposition, stay so.
         data: Calibration data for schemes that look at signals (`signal.open_feeds` says in what forms); synthetic
             feeds are made if it is not given.
         batch_size: Samples a batch.
@@ -134,11 +145,14 @@ def reinit(
 
     Raises:
         ModelError: The model cannot be read or the output cannot be written.
-        SchemeError: A scheme, rule, pattern, seed or plan is wrong.
+        SchemeError: A scheme, rule, pattern, seed, plan or described operator is wrong.
         DataError: The data does not fit the model.
         ExpectationError: With `strict`, a weight could not be scaled.
     """
-    asked = Asked(scheme, seed, several(rules), several(include), several(exclude), allow_unmatched, cascade, plan)
+    selected = several(rules), several(include), several(exclude)
+    asked = Asked(
+        scheme, seed, *selected, allow_unmatched, cascade, materialize, densify, plan, _paths(ops), tie_equal
+    ).with_plan()
     workers = _threads(threads)
     told = Calibration(
         DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions()),
@@ -148,14 +162,17 @@ def reinit(
         input_var,
         Running(workers, provider, None if spill is None else Path(spill)),
     )
-    file = _open(model, external_root)
-    analysis = analyse(file)
-    donors = Donors(None if external_root is None else Path(external_root))
-    made, signal = asked.plan_for(analysis, donors), None
+    given = _open(model, external_root)
+    operators = asked.operators()
+    file, analysis = _understood(given, asked, operators)
+    donors = Donors(None if external_root is None else Path(external_root), operators)
+    made, signal = asked.plan_for(analysis, donors, operators), None
     made = replace(made, arguments={**made.arguments, **told.given()})
+    if spared := _spared(made, analysis, file):
+        file, analysis = _understood(given, asked, operators, spared)
     if data is not None and not dry_run and (diagnose or told.wanted(made)):
         told = told.opened(file)
-    before = _look_before(file, told) if diagnose else None
+    before = _look_before(given, told, operators) if diagnose else None
     if told.wanted(made):
         made, signal = _settled(made, analysis, file, told, donors, dry=dry_run)
     if strict and signal is not None:
@@ -169,11 +186,11 @@ def reinit(
         return result
     if output is None and file.path is None:
         built = build(file, values, metadata=notes, threads=workers)
-        return replace(result, model=built, after=_look(ModelFile.of(built), told) if diagnose else None)
+        return replace(result, model=built, after=_look(ModelFile.of(built), told, operators) if diagnose else None)
     out = output_path(file.path or "", output, in_place=in_place)
     counted = _counted(progress, nbytes)
     write(file, out, values, metadata=notes, force=force, in_place=in_place, threads=workers, progress=counted)
-    return replace(result, path=out, after=_look(_open(out, external_root), told) if diagnose else None)
+    return replace(result, path=out, after=_look(_open(out, external_root), told, operators) if diagnose else None)
 
 
 def diagnose(
@@ -184,6 +201,7 @@ def diagnose(
     samples: int | None = None,
     dims: Mapping[str, int] | None = None,
     images: ImageOptions | None = None,
+    ops: File | Iterable[File] = (),
     probes: int = 8,
     gradient_layers: int = 12,
     provider: str | None = None,
@@ -205,6 +223,7 @@ def diagnose(
         samples: How many samples of the data are taken; all if not given.
         dims: Lengths of symbolic dimensions of the inputs, by name.
         images: How images become arrays.
+        ops: Files that describe operators, as `reinit` takes them.
         probes: Perturbations for each Jacobian, at least 2; each costs one run from there to the outputs.
         gradient_layers: From how many layers, evenly spaced in the order of execution.
         provider: The execution provider of ONNX Runtime; the processor's if not given.
@@ -214,11 +233,13 @@ def diagnose(
 
     Raises:
         ModelError: The model cannot be read, or values of it are missing.
+        SchemeError: A file that describes operators is wrong.
         DataError: The data does not fit the model.
     """
     running = Running(_threads(threads), provider, None if spill is None else Path(spill))
     options = DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions())
-    return _look(_open(model, external_root), Calibration(options, running=running), probes, gradient_layers)
+    operators = load_operators(*_paths(ops))
+    return _look(_open(model, external_root), Calibration(options, running=running), operators, probes, gradient_layers)
 
 
 def inspect(
@@ -231,25 +252,32 @@ def inspect(
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
     cascade: int | None = None,
+    materialize: bool = True,
+    densify: bool = False,
     plan: Plan | File | None = None,
+    ops: File | Iterable[File] = (),
+    tie_equal: bool = False,
     input_mean: float | None = None,
     input_var: float | None = None,
     external_root: File | None = None,
 ) -> Inspection:
     """Say of every tensor what it is, and what `reinit` would do to it with the same arguments.
 
-    External data need not be there.
+    External data need not be there, unless `tie_equal` compares it.
 
     Raises:
         ModelError: The model cannot be read.
-        SchemeError: A scheme, rule, pattern, seed or plan is wrong.
+        SchemeError: A scheme, rule, pattern, seed, plan or described operator is wrong.
     """
-    asked = Asked(scheme, seed, several(rules), several(include), several(exclude), allow_unmatched, cascade, plan)
+    selected = several(rules), several(include), several(exclude)
+    asked = Asked(
+        scheme, seed, *selected, allow_unmatched, cascade, materialize, densify, plan, _paths(ops), tie_equal
+    ).with_plan()
     told = Calibration(input_mean=input_mean, input_var=input_var)
-    file = _open(model, external_root)
-    analysis = analyse(file)
-    donors = Donors(None if external_root is None else Path(external_root))
-    made = asked.plan_for(analysis, donors)
+    operators = asked.operators()
+    file, analysis = _understood(_open(model, external_root), asked, operators)
+    donors = Donors(None if external_root is None else Path(external_root), operators)
+    made = asked.plan_for(analysis, donors, operators)
     if told.wanted(made):
         made, _ = _settled(made, analysis, file, told, donors, dry=True)
     return Inspection.of(file, analysis, made)
@@ -273,6 +301,24 @@ def _open(model: File | onnx.ModelProto, external_root: File | None) -> ModelFil
     return ModelFile.open(model, external_root=None if external_root is None else Path(external_root))
 
 
+def _understood(
+    file: ModelFile, asked: Asked, operators: Operators, spare: Collection[Weight] = ()
+) -> tuple[ModelFile, Analysis]:
+    """What is in a model, with dense stored tensors for its weights as far as that is asked for."""
+
+    def read(file: ModelFile) -> Analysis:
+        return analyse(file, operators, tie_equal=asked.tie_equal)
+
+    generated, sparse = asked.set_to("materialize"), asked.set_to("densify")
+    return with_stored(file, read, generated=generated, sparse=sparse, spare=spare)
+
+
+def _spared(plan: Plan, analysis: Analysis, file: ModelFile) -> list[Weight]:
+    """The weights that a plan keeps and that were replaced to be drawn: they stay what they are."""
+    drawn = {entry.id for entry in plan.entries}
+    return [w for w in analysis.weights if w.path in file.replaced and w.id not in drawn]
+
+
 def _settled(
     plan: Plan, analysis: Analysis, file: ModelFile, told: Calibration, donors: Donors, *, dry: bool
 ) -> tuple[Plan, Signal | None]:
@@ -282,17 +328,22 @@ def _settled(
     return settle(plan, analysis, file, told, donors, dry=dry)
 
 
-def _look(file: ModelFile, told: Calibration, probes: int = 8, layers: int = 12) -> Diagnosis:
+def _paths(files: File | Iterable[File]) -> tuple[str, ...]:
+    """One path or several as texts."""
+    return (os.fspath(files),) if isinstance(files, str | os.PathLike) else tuple(os.fspath(file) for file in files)
+
+
+def _look(file: ModelFile, told: Calibration, ops: Operators, probes: int = 8, layers: int = 12) -> Diagnosis:
     """`signal.look_at`, imported where it is asked for."""
     from onnxinit.signal import Look, look_at
 
-    return look_at(file, Look(told.data, probes, layers, running=told.running))
+    return look_at(file, Look(told.data, probes, layers, running=told.running, operators=ops))
 
 
-def _look_before(file: ModelFile, told: Calibration) -> Diagnosis | str:
+def _look_before(file: ModelFile, told: Calibration, ops: Operators) -> Diagnosis | str:
     """The diagnosis of the weights that a file has; why there is none where they are not there."""
     try:
-        return _look(file, told)
+        return _look(file, told, ops)
     except ModelError as e:
         return str(e)
 

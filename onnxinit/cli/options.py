@@ -46,7 +46,23 @@ _PLAN = [
         help="Rewrite the top N layers alone, from the output down, with their biases and norms; layers side by side "
         "count as one.",
     ),
+    click.option(
+        "--tie-equal",
+        is_flag=True,
+        help="Weights whose stored values are equal stay equal, transposed copies too; the values are read.",
+    ),
     click.option("--allow-unmatched", is_flag=True, help="A PATTERN that matches nothing is a warning, not an error."),
+    click.option(
+        "--materialize/--no-materialize",
+        default=True,
+        help="Whether weights that the graph makes whenever it runs (ConstantOfShape, RandomNormal ...) become "
+        "initializers. [default: they do]",
+    ),
+    click.option(
+        "--densify",
+        is_flag=True,
+        help="Weights that are stored sparse become dense ones. [default: they keep their pattern]",
+    ),
     click.option(
         "--input-mean",
         type=float,
@@ -66,6 +82,14 @@ _PLAN = [
         help="Take the plan from a file that --report wrote, instead of the options above.",
     ),
 ]
+
+ops = click.option(
+    "--ops",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="A description of operators that are not known, by their weights' roles and axes; repeatable.",
+)
 
 provider = click.option(
     "--provider", metavar="NAME", help="Execution provider of ONNX Runtime. [default: the processor's]"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import stat
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnxinit.model.check import check_graphs
 from onnxinit.model.external import Folder, Region, open_region
 from onnxinit.model.scan import Scan, TensorSpan
 from onnxinit.model.skeleton import Skeleton
+from onnxinit.model.splice import Edit, SplicedSource, splice
 from onnxinit.model.tensor import (
     StoredTensor,
     TensorFaultError,
@@ -57,6 +59,9 @@ class ModelFile:
         source: The bytes of the file.
         scan: What lies where in `source`.
         places: Where each tensor lies, by path.
+        folder: Where external data may lie; None for a model given in memory.
+        replaced: What stood before where tensors without values are now, by their paths: "generated" for a node,
+            "sparse" for a sparse tensor (`model.materialise`).
     """
 
     path: Path | None
@@ -65,6 +70,8 @@ class ModelFile:
     source: Source
     scan: Scan
     places: dict[str, Place]
+    folder: Folder | None = None
+    replaced: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, external_root: Path | None = None) -> ModelFile:
@@ -94,6 +101,20 @@ class ModelFile:
         except (EncodeError, ValueError) as error:
             raise ModelError("the model has 2 GB or more; save it with external data and give the path") from error
         return _read(None, BytesSource(data), "the model", None)
+
+    def edited(self, edits: Sequence[Edit], made: Sequence[tuple[bytes, str]] = ()) -> ModelFile:
+        """The file as it is after edits without holes; nothing is written.
+
+        Args:
+            edits: The edits.
+            made: Those of their pieces that are whole tensors in place of something else, with what it was.
+        """
+        segments, size = splice(self.source.size, edits)
+        file = _read(self.path, SplicedSource(self.source, segments, size), str(self.path or "the model"), self.folder)
+        ours = {id(piece): was for piece, was in made}
+        was = {segment.at: ours[id(segment.content)] for segment in segments if id(segment.content) in ours}
+        messages = (place.span.message for place in file.places.values())
+        return replace(file, replaced={m.path: was[m.start] for m in messages if m.start in was})
 
     def has_data(self, path: str) -> bool:
         """Whether the values of a tensor are there: False where external data is missing or too short."""
@@ -129,10 +150,7 @@ class ModelFile:
         dims = tensor.dims if run is None else (count,)
         bits = element_bits(tensor.data_type)
         where, runs = place.region, place.span.runs
-        in_one_piece = where is not None or (
-            is_raw(tensor.data_type, tensor.storage) and len(runs) == runs[0].pieces == 1
-        )
-        if not in_one_piece or first * bits % 8:
+        if not self._in_one_piece(path) or first * bits % 8:
             whole = _decode(parse(place.span), self.label(path)) if where is None else self.array(path)
             return whole if run is None else whole.reshape(-1)[first : first + count]
         begin, end = first * bits // 8, -(-(first + count) * bits // 8)
@@ -144,6 +162,30 @@ class ModelFile:
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(dims)
         return _decode(onnx.TensorProto(data_type=tensor.data_type, dims=dims, raw_data=raw), self.label(path))
+
+    def runs(self, path: str, count: int) -> Iterator[npt.NDArray[np.generic]]:
+        """Read the values of a tensor in stored order, flat, so many at a time.
+
+        Args:
+            path: The tensor.
+            count: How many values a run has; the last may have fewer.
+
+        Raises:
+            ModelError: As `array`.
+        """
+        whole = None if self._in_one_piece(path) else self.array(path).reshape(-1)
+        total = math.prod(self.tensors[path].dims)
+        for at in range(0, total, count):
+            some = min(count, total - at)
+            yield self.array(path, (at, some)) if whole is None else whole[at : at + some]
+
+    def _in_one_piece(self, path: str) -> bool:
+        """Whether the raw bytes of a tensor's values lie one after the other."""
+        tensor, place = self.tensors[path], self.places[path]
+        runs = place.span.runs
+        return place.region is not None or (
+            is_raw(tensor.data_type, tensor.storage) and len(runs) == runs[0].pieces == 1
+        )
 
 
 def _decode(tensor: onnx.TensorProto, label: str) -> npt.NDArray[np.generic]:
@@ -183,7 +225,7 @@ def _read(path: Path | None, source: Source, name: str, folder: Folder | None) -
         tensors[stored.path] = stored
         places[stored.path] = place
     check_graphs(skeleton.proto, name)
-    return ModelFile(path, skeleton.proto, tensors, skeleton.source, skeleton.scan, places)
+    return ModelFile(path, skeleton.proto, tensors, skeleton.source, skeleton.scan, places, folder)
 
 
 def _tensor(span: TensorSpan, tensor: onnx.TensorProto, name: str, folder: Folder | None) -> tuple[StoredTensor, Place]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxinit.analysis import Analysis, Weight
+from onnxinit.analysis import Analysis, Weight, dense, pattern_of
 from onnxinit.model import Fresh, ModelFile, StoredTensor
 from onnxinit.plan import REFIT, Donors, Entry, Gain, Measured, Plan, Vector
 from onnxinit.values import fresh, real_values
@@ -39,7 +39,12 @@ class Supply:
         self.donors = donors or Donors()
         self._plan = plan
         self._entries = {e.id: e for e in plan.entries}
+        self._shared: dict[str, list[str]] = {}
+        for e in plan.entries:
+            self._shared.setdefault(e.draws_as, []).append(e.id)
         self._by_path = {w.path: w for w in analysis.weights}
+        values = analysis.graph.view.values if analysis.graph is not None else ()
+        self._sparse = {v.tensor: tuple(n or 0 for n in v.shape or ()) for v in values if v.where == "sparse"}
         self._quantised: Mapping[str, Fresh] | None = None  # the values of all weights, made for the quantised ones
 
     @property
@@ -57,17 +62,18 @@ class Supply:
         return None if weight is None else self._entries.get(weight.id)
 
     def set(self, entry: Entry) -> None:
-        """Settle an entry; weights that share its bytes follow."""
+        """Settle an entry; those that share its values follow."""
+        for old in [self._entries[ident] for ident in self._shared[self._entries[entry.id].draws_as]]:
+            same = replace(entry, id=old.id, role=old.role, shape=old.shape, draws_as=old.draws_as, turned=old.turned)
+            self._entries[old.id] = same
         weight = self.analysis.by_id[entry.id]
-        shared = [w for w in weight.tied_to if (o := self.analysis.by_id.get(w)) and o.shares == entry.id]
-        for ident in (entry.id, *shared):
-            if ident in self._entries:
-                self._entries[ident] = replace(entry, id=ident, draws_as=entry.draws_as)
         if weight.quantised is not None:
             self._quantised = None
 
     def array(self, path: str, run: tuple[int, int] | None = None) -> Array:
         """The values of a tensor as they are stored, or a run of them, flat; float16 and bfloat16 as float32.
+
+        Those of a sparse tensor are the dense ones, which the graph reads.
 
         Raises:
             ModelError: They are kept, and not there.
@@ -80,6 +86,8 @@ class Supply:
             values = np.zeros(stored.dims, helper.tensor_dtype_to_np_dtype(stored.data_type))
         else:
             values = _decoded(_drawn(self._values(entry, path)), stored)
+        if path in self._sparse:
+            values = dense(values, self.file.array(pattern_of(path)), self._sparse[path], self.file.label(path))
         values = values if run is None else values.reshape(-1)[run[0] : sum(run)]
         return values.astype(np.float32) if stored.data_type in _HALVES else values
 
