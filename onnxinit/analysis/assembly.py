@@ -87,7 +87,7 @@ class Assembly:
     def _name_all(self) -> None:
         taken: set[str] = set()
         for path, tensor in self._tensors.items():
-            name = tensor.values[0].name if tensor.values else tensor.stored.name or path
+            name = (tensor.values[0].name if tensor.values else tensor.stored.name) or path
             scope = tensor.values[0].scope if tensor.values else ""
             self._ids[path] = unused_id(f"{scope}/{name}" if scope else name, taken)
 

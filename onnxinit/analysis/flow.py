@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 from onnx import TensorProto
 
+from onnxinit.analysis.einsum import read_equation
+from onnxinit.analysis.pointwise import cast_target
 from onnxinit.analysis.shapes import elements
 from onnxinit.analysis.view import GraphView, Node, Value
 
@@ -79,7 +81,7 @@ class Flow:
         for node in self.view.nodes:
             if node.op in ("Shape", "Size"):
                 continue
-            looked_up = node.op == "Gather" and (v := node.input(0)) is not None and v.static and v.dtype in FLOATS
+            looked_up = node.op == "Gather" and (v := node.input(0)) is not None and v.static and _holds_floats(v)
             if looked_up or any(v is not None and id(v) in fed for v in node.inputs):
                 fed.update(id(v) for v in node.outputs if v is not None)
         return fed
@@ -141,11 +143,11 @@ class Flow:
 
     @staticmethod
     def _origin(node: Node, spread: bool, biased: bool) -> Origin | None:
-        static = [v for v in node.inputs if v is not None and v.static and v.shape is not None and len(v.shape) > 1]
+        static = [v for v in node.inputs if v is not None and _is_held(v) and v.shape is not None and len(v.shape) > 1]
         if not static:
             return None
         weight = static[0] if len(static) == 1 or node.op not in ("MatMul", "Gemm") else static[1]
-        moving = [v for v in node.inputs if v is not None and not v.static]
+        moving = [v for v in node.inputs if v is not None and not _is_held(v)]
         return Origin(
             node,
             weight,
@@ -168,8 +170,8 @@ class Flow:
 
     # ------------------------------------------------------------ forwards
 
-    def _after(self, value: Value, through: frozenset[str]) -> Iterator[Node]:
-        """The nodes that a signal reaches first, seen through the operators named."""
+    def _after(self, value: Value, through: frozenset[str], *, joins: bool = True) -> Iterator[Node]:
+        """The nodes that a signal reaches first, seen through the operators named; `joins`: sums of signals too."""
         seen = {id(value)}
         front = [value]
         for _ in range(_REACH):
@@ -178,7 +180,7 @@ class Flow:
                 for node, _ in v.uses:
                     if node.op in ("Shape", "Size"):
                         continue
-                    if node.op not in through:
+                    if node.op not in through or not (joins or _is_alone(node)):
                         yield node
                         continue
                     for out in node.outputs:
@@ -198,7 +200,7 @@ class Flow:
     def only_periodic(self, value: Value) -> bool:
         """Whether nothing but sines and cosines read a signal."""
         through = (MOVES | {"Concat", "Mul", "Div", "Add", "Neg"}) - {"Split"}
-        first = list(self._after(value, through))
+        first = list(self._after(value, through, joins=False))
         return bool(first) and all(n.op in ("Sin", "Cos") for n in first)
 
     def feeds_sine_and_cosine(self, value: Value) -> bool:
@@ -284,6 +286,36 @@ class Flow:
         return value.static and value is not like and value.shape is not None and value.shape == like.shape
 
 
+def _is_alone(node: Node) -> bool:
+    """Whether a node adds no signal to another."""
+    return node.op not in ("Add", "Sub") or sum(v is not None and not v.static for v in node.inputs) < 2
+
+
+def _is_held(value: Value) -> bool:
+    """Whether a value is stored or follows from what is stored, in a loop from a step of it."""
+    for _ in range(_REACH):
+        node = value.producer
+        before = node.input(0) if node is not None and node.op in MOVES else None
+        if value.static or before is None:
+            break
+        value = before
+    return value.static
+
+
+def _holds_floats(value: Value) -> bool:
+    """Whether a stored value holds floats, as it is or once its codes are turned into them."""
+    for _ in range(_REACH):
+        node = value.producer
+        if value.dtype or node is None:
+            break
+        scale = node.input(1) if node.op == "DequantizeLinear" else None
+        before = scale or (node.input(0) if node.op in MOVES else None)
+        if node.op in ("Cast", "CastLike") or before is None:
+            return node.op == "Cast" and cast_target(node) in FLOATS
+        value = before
+    return value.dtype in FLOATS
+
+
 def layer_width(node: Node, weight: Value) -> int:
     """Number of outputs of a layer, 0 where unknown."""
     shape = weight.shape
@@ -295,10 +327,8 @@ def layer_width(node: Node, weight: Value) -> int:
     if "Conv" in node.op or node.op == "MatMulNBits":
         return dims[0]
     if node.op == "Einsum":
-        equation = node.string_attribute("equation").replace(" ", "")
-        left, _, result = equation.partition("->")
+        terms, result = read_equation(node)
         at = node.inputs.index(weight)
-        terms = left.split(",")
         others = {c for i, t in enumerate(terms) if i != at for c in t}
         return math.prod(n for c, n in zip(terms[at], dims, strict=False) if c in result and c not in others - {"."})
     right = node.inputs[0] is not weight

@@ -208,6 +208,8 @@ def _move(node: Node, at: int, axes: _Axes) -> _Axes | None:
         perm = node.ints_attribute("perm") or list(range(len(axes)))[::-1]
         if len(perm) > len(axes) and not any(axes[: len(axes) - 1]):
             axes = ((),) * (len(perm) - len(axes)) + axes
+        elif not any(axes[: len(axes) - len(perm)]):  # the rank was a guess
+            axes = axes[max(0, len(axes) - len(perm)) :]
         return tuple(axes[p] for p in perm) if sorted(perm) == list(range(len(axes))) else None
     if node.op in ("Squeeze", "Unsqueeze"):
         given = axes_of(node)

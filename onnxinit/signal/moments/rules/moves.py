@@ -98,6 +98,8 @@ def split(sweep: Sweep, node: Node) -> list[Known]:
 
 @rule("Gather")
 @rule("TorchEmbedding", domain=MICROSOFT)
+@rule("ATen")
+@rule("ATen", domain="org.pytorch.aten")
 def gather(sweep: Sweep, node: Node) -> Known:
     """A look-up: two indices of V meet in one row with probability 1/V; a fixed index is a cut."""
     m, table = sweep.input(node), node.input(0)
