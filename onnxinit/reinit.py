@@ -19,7 +19,7 @@ from onnxinit.plan import Asked, Donors, Left, Plan, several
 from onnxinit.report import Inspection
 from onnxinit.schemes import Spec
 from onnxinit.signal import Calibration, DataOptions, ImageOptions, Running
-from onnxinit.values import fresh
+from onnxinit.values import Tally, fresh
 
 if TYPE_CHECKING:
     from onnxinit.signal import Diagnosis, Signal
@@ -69,6 +69,8 @@ def reinit(
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
     cascade: int | None = None,
+    keep_scales: bool = False,
+    flush_subnormals: bool = False,
     plan: Plan | File | None = None,
     data: Any = None,
     batch_size: int | None = None,
@@ -104,6 +106,9 @@ def reinit(
         exclude: PATTERNs; a weight that one of them matches is kept.
         allow_unmatched: Whether a pattern that matches nothing is a warning and not an error.
         cascade: How many levels of layers are rewritten, from the output down; all if not given.
+        keep_scales: Whether scales and zero points of quantised weights stay, bit for bit; the weights are then drawn
+            within the range that they have.
+        flush_subnormals: Whether zeros are written in the place of subnormal numbers.
         plan: A plan, or a file that holds one or a report, in place of the arguments above.
         data: Calibration data for schemes that look at signals (`signal.open_feeds` says in what forms); synthetic
             feeds are made if it is not given.
@@ -138,7 +143,18 @@ def reinit(
         DataError: The data does not fit the model.
         ExpectationError: With `strict`, a weight could not be scaled.
     """
-    asked = Asked(scheme, seed, several(rules), several(include), several(exclude), allow_unmatched, cascade, plan)
+    asked = Asked(
+        scheme,
+        seed,
+        several(rules),
+        several(include),
+        several(exclude),
+        allow_unmatched,
+        cascade,
+        plan,
+        keep_scales,
+        flush_subnormals,
+    )
     workers = _threads(threads)
     told = Calibration(
         DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions()),
@@ -160,7 +176,8 @@ def reinit(
         made, signal = _settled(made, analysis, file, told, donors, dry=dry_run)
     if strict and signal is not None:
         _expect_all(signal)
-    values = fresh(made, analysis, file.array, donors)
+    tally = Tally(made.flush_subnormals)
+    values = fresh(made, analysis, file.array, donors, tally)
     nbytes = sum(v.nbytes for v in values.values())
     weights = tuple(analysis.by_id[e.id] for e in made.entries)
     result = Result(made, weights, made.kept, made.warnings, nbytes, signal=signal, before=before)
@@ -169,10 +186,12 @@ def reinit(
         return result
     if output is None and file.path is None:
         built = build(file, values, metadata=notes, threads=workers)
+        result = replace(result, warnings=(*result.warnings, *tally.warnings()))
         return replace(result, model=built, after=_look(ModelFile.of(built), told) if diagnose else None)
     out = output_path(file.path or "", output, in_place=in_place)
     counted = _counted(progress, nbytes)
     write(file, out, values, metadata=notes, force=force, in_place=in_place, threads=workers, progress=counted)
+    result = replace(result, warnings=(*result.warnings, *tally.warnings()))
     return replace(result, path=out, after=_look(_open(out, external_root), told) if diagnose else None)
 
 
@@ -231,6 +250,7 @@ def inspect(
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
     cascade: int | None = None,
+    keep_scales: bool = False,
     plan: Plan | File | None = None,
     input_mean: float | None = None,
     input_var: float | None = None,
@@ -244,7 +264,17 @@ def inspect(
         ModelError: The model cannot be read.
         SchemeError: A scheme, rule, pattern, seed or plan is wrong.
     """
-    asked = Asked(scheme, seed, several(rules), several(include), several(exclude), allow_unmatched, cascade, plan)
+    asked = Asked(
+        scheme,
+        seed,
+        several(rules),
+        several(include),
+        several(exclude),
+        allow_unmatched,
+        cascade,
+        plan,
+        keep_scales,
+    )
     told = Calibration(input_mean=input_mean, input_var=input_var)
     file = _open(model, external_root)
     analysis = analyse(file)

@@ -2,6 +2,7 @@
 
 from onnxinit.analysis.analyse import analyse
 from onnxinit.analysis.graph import Graph
+from onnxinit.analysis.packing import packed, unpacked
 from onnxinit.analysis.quantisation import zero_points
 from onnxinit.analysis.weight import (
     FAN_ROLES,
@@ -33,5 +34,7 @@ __all__ = [
     "Use",
     "Weight",
     "analyse",
+    "packed",
+    "unpacked",
     "zero_points",
 ]

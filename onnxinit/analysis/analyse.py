@@ -156,7 +156,7 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker) -> dict[str, _Te
             tensors[path] = _Tensor(stored, held, tuple(sorted(found, key=lambda f: f.site.node.index)))
         else:
             codes = quantisation.read(stored, held) if stored.data_type in NARROW | WIDE else Codes()
-            reason = "" if codes.quantised else codes.reason or _of_integers(stored)
+            reason = "" if codes.found else codes.reason or _of_integers(stored)
             tensors[path] = _Tensor(stored, held, codes.found, reason, codes.quantised)
     for path in quantisation.scales():
         tensors[path] = replace(tensors[path], found=(), reason=SCALE)

@@ -46,6 +46,11 @@ _PLAN = [
         help="Rewrite the top N layers alone, from the output down, with their biases and norms; layers side by side "
         "count as one.",
     ),
+    click.option(
+        "--keep-scales",
+        is_flag=True,
+        help="Leave the scales and zero points of quantised weights; the weights are drawn within their range.",
+    ),
     click.option("--allow-unmatched", is_flag=True, help="A PATTERN that matches nothing is a warning, not an error."),
     click.option(
         "--input-mean",

@@ -28,7 +28,9 @@ class Asked:
         exclude: PATTERNs of what is kept.
         allow_unmatched: Whether a pattern that matches nothing is a warning.
         cascade: How many levels of layers are rewritten, from the output down.
-        plan: A plan, or a file with one, in place of all above.
+        plan: A plan, or a file with one, in place of all other arguments.
+        keep_scales: Whether scales and zero points of quantised weights stay.
+        flush_subnormals: Whether zeros are written in the place of subnormal numbers.
     """
 
     scheme: str | Spec | None = None
@@ -39,6 +41,8 @@ class Asked:
     allow_unmatched: bool = False
     cascade: int | None = None
     plan: Plan | str | os.PathLike[str] | None = None
+    keep_scales: bool = False
+    flush_subnormals: bool = False
 
     def plan_for(self, analysis: Analysis, donors: Donors) -> Plan:
         """The plan for a model.
@@ -61,8 +65,9 @@ class Asked:
             allow_unmatched=self.allow_unmatched,
             cascade=self.cascade,
             donors=donors,
+            keep_scales=self.keep_scales,
         )
-        return replace(made, arguments=given)
+        return replace(made, arguments=given, flush_subnormals=self.flush_subnormals)
 
     def given(self) -> dict[str, object]:
         """The arguments that were given, as JSON values."""
@@ -72,6 +77,8 @@ class Asked:
             "seed": self.seed,
             **{k: list(v) or None for k, v in several.items()},
             "cascade": self.cascade,
+            "keep_scales": self.keep_scales or None,
+            "flush_subnormals": self.flush_subnormals or None,
         }
         return {k: v for k, v in given.items() if v is not None}
 

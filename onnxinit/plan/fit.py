@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Weight
 from onnxinit.errors import SchemeError
@@ -42,7 +43,7 @@ def fit_plan(plan: Plan, analysis: Analysis) -> Plan:
     entries = tuple(line for line in lines if isinstance(line, Entry))
     kept = (*(line for line in lines if isinstance(line, Left)), *(Left(k.id, k.reason) for k in analysis.kept))
     warnings = tuple(advise(entries, kept, held_to_old_scales(analysis, entries)))
-    return Plan(plan.seed, plan.stream, entries, kept, warnings, plan.arguments)
+    return replace(plan, entries=entries, kept=kept, warnings=warnings)
 
 
 def _fit(entry: Entry, weight: Weight) -> Entry:

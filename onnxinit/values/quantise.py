@@ -32,6 +32,7 @@ from onnxinit.values.codes import (
     stored_zero,
 )
 from onnxinit.values.rounding import Floats
+from onnxinit.values.tally import Tally
 
 _WIDE = 32  # bits of a code; these need float64
 
@@ -61,6 +62,10 @@ class Fitting:
     def owner(self, path: str) -> Quantised:
         """A weight that a scale or zero point is for."""
         return self._owner[path]
+
+    def is_fitted(self, one: Quantised) -> bool:
+        """Whether the scale of a weight follows its values."""
+        return one.scale in self._types or any(path in self._types for path in one.factors)
 
     def scale(self, one: Quantised) -> Numbers:
         """The scales of a weight, in the order of its grid."""
@@ -143,11 +148,13 @@ class Encoded:
         weight: The weight.
         real: Its real values.
         fitting: Gives its scales and zero points.
+        tally: Counts what scales that stay hold badly.
     """
 
     weight: Weight
     real: Fresh
     fitting: Fitting
+    tally: Tally
 
     @property
     def _one(self) -> Quantised:
@@ -162,7 +169,7 @@ class Encoded:
     def chunks(self) -> Iterator[Chunk]:
         """Jobs that make the codes, each for a range of the tensor's bytes."""
         bits, drawn = self._one.bits, list(self.real.chunks())
-        if bits < 8 and any(c.offset // 4 % 2 for c in drawn):  # a chunk would begin within a byte
+        if any(c.offset // 4 * bits % 8 for c in drawn):  # a chunk would begin within a byte
             yield Chunk(0, self.nbytes, partial(self._encode, drawn))
             return
         for c in drawn:
@@ -174,7 +181,18 @@ class Encoded:
         values = np.concatenate([_drawn(c) for c in chunks]) if len(chunks) > 1 else _drawn(chunks[0])
         index = places(one, chunks[0].offset // 4, values.size)
         exact: Floats = values.astype(np.float64) if one.bits == _WIDE else values
-        return encode(exact, spread(scale, index), spread(zero, index), one, self.weight.dtype)
+        each, middle = spread(scale, index), spread(zero, index)
+        if not self.fitting.is_fitted(one):
+            self._count(exact / each, middle)
+        return encode(exact, each, middle, one, self.weight.dtype)
+
+    def _count(self, ratio: Floats, zero: Numbers | float) -> None:
+        """Count what lies more than half a step beyond the range, and what becomes zero."""
+        one = self._one
+        beyond = np.maximum(ratio + zero - one.high, one.low - zero - ratio)
+        step = 0.0 if one.levels or self.weight.dtype.startswith("float") else 0.5
+        lost = np.count_nonzero((np.abs(ratio) < 0.5) & (ratio != 0)) if step else 0
+        self.tally.coded(self.weight.id, self.weight.dtype, ratio.size, int(np.count_nonzero(beyond > step)), int(lost))
 
 
 @dataclass(frozen=True, slots=True)
