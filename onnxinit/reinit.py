@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from onnxinit import __version__
-from onnxinit.analysis import Analysis, Weight, analyse
+from onnxinit.analysis import Analysis, Weight, analyse, with_stored
 from onnxinit.errors import ExpectationError, ModelError, SchemeError
 from onnxinit.model import ModelFile, build, write
 from onnxinit.plan import Asked, Donors, Left, Plan, several
@@ -71,6 +71,7 @@ def reinit(
     cascade: int | None = None,
     keep_scales: bool = False,
     flush_subnormals: bool = False,
+    materialize: bool = True,
     plan: Plan | File | None = None,
     data: Any = None,
     batch_size: int | None = None,
@@ -109,6 +110,8 @@ def reinit(
         keep_scales: Whether scales and zero points of quantised weights stay, bit for bit; the weights are then drawn
             within the range that they have.
         flush_subnormals: Whether zeros are written in the place of subnormal numbers.
+        materialize: Whether weights that the graph makes whenever it runs (ConstantOfShape, RandomNormal and the like
+            where a layer wants its weight) become initializers; they stay as they are if not.
         plan: A plan, or a file that holds one or a report, in place of the arguments above.
         data: Calibration data for schemes that look at signals (`signal.open_feeds` says in what forms); synthetic
             feeds are made if it is not given.
@@ -151,9 +154,10 @@ def reinit(
         several(exclude),
         allow_unmatched,
         cascade,
-        plan,
+        materialize,
         keep_scales,
         flush_subnormals,
+        plan,
     )
     workers = _threads(threads)
     told = Calibration(
@@ -164,14 +168,16 @@ def reinit(
         input_var,
         Running(workers, provider, None if spill is None else Path(spill)),
     )
-    file = _open(model, external_root)
-    analysis = analyse(file)
+    given = _open(model, external_root)
+    file, analysis = _understood(given, asked)
     donors = Donors(None if external_root is None else Path(external_root))
     made, signal = asked.plan_for(analysis, donors), None
     made = replace(made, arguments={**made.arguments, **told.given()})
+    if still_made := _still_made(made, analysis):
+        file, analysis = with_stored(given, analyse(given), still_made)
     if data is not None and not dry_run and (diagnose or told.wanted(made)):
         told = told.opened(file)
-    before = _look_before(file, told) if diagnose else None
+    before = _look_before(given, told) if diagnose else None
     if told.wanted(made):
         made, signal = _settled(made, analysis, file, told, donors, dry=dry_run)
     if strict and signal is not None:
@@ -251,6 +257,7 @@ def inspect(
     allow_unmatched: bool = False,
     cascade: int | None = None,
     keep_scales: bool = False,
+    materialize: bool = True,
     plan: Plan | File | None = None,
     input_mean: float | None = None,
     input_var: float | None = None,
@@ -272,12 +279,12 @@ def inspect(
         several(exclude),
         allow_unmatched,
         cascade,
-        plan,
+        materialize,
         keep_scales,
+        plan=plan,
     )
     told = Calibration(input_mean=input_mean, input_var=input_var)
-    file = _open(model, external_root)
-    analysis = analyse(file)
+    file, analysis = _understood(_open(model, external_root), asked)
     donors = Donors(None if external_root is None else Path(external_root))
     made = asked.plan_for(analysis, donors)
     if told.wanted(made):
@@ -301,6 +308,18 @@ def _open(model: File | onnx.ModelProto, external_root: File | None) -> ModelFil
     if isinstance(model, onnx.ModelProto):
         return ModelFile.of(model)
     return ModelFile.open(model, external_root=None if external_root is None else Path(external_root))
+
+
+def _understood(file: ModelFile, asked: Asked) -> tuple[ModelFile, Analysis]:
+    """What is in a model, with the weights stored that its graph makes, unless they are to stay so."""
+    analysis = analyse(file)
+    return with_stored(file, analysis) if asked.materializes else (file, analysis)
+
+
+def _still_made(plan: Plan, analysis: Analysis) -> list[Weight]:
+    """The weights that a graph makes and that a plan keeps: they stay what they are."""
+    drawn = {entry.id for entry in plan.entries}
+    return [w for w in analysis.weights if w.where == "generated" and w.id not in drawn]
 
 
 def _settled(

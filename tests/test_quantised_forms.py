@@ -128,7 +128,7 @@ def pairs(draw: st.DrawFn) -> Case:
     axis, grain = draw(st.integers(-2, 1)), draw(st.sampled_from(["tensor", "axis", "block"]))
     shape, size = (rows, columns), draw(st.integers(2, 9))
     scales: tuple[int, ...] = ()
-    attributes: dict[str, int] = {}
+    attributes: dict[str, Any] = {}
     if grain == "axis":
         scales, attributes = (shape[axis],), {"axis": axis}
     elif grain == "block":
@@ -205,7 +205,7 @@ def tables(draw: st.DrawFn) -> Case:
     blocks = draw(st.integers(1, 3))
     shape, scales = (rows, size * blocks), (rows, blocks)
     pointed = draw(st.booleans())
-    attributes = {"block_size": size, "gather_axis": 0, "quantize_axis": 1}
+    attributes: dict[str, Any] = {"block_size": size, "gather_axis": 0, "quantize_axis": 1}
     if kind == TensorProto.INT4:
         tensors = [tensor("w", kind, shape), tensor("s", TensorProto.FLOAT, scales)]
         tensors += [tensor("z", kind, scales, 1)] * pointed
@@ -247,7 +247,12 @@ def test_stacks_of_experts(bits: int, block: int, pointed: bool) -> None:
         rows, count = ((experts, n), n // block) if block else ((experts,), n)
         tensors.append(packed_zeros(rows, count, bits))
         names += ["", "", "", "", "z"]
-    attributes = {"expert_weight_bits": bits, "k": 1, "activation_type": "identity", "normalize_routing_weights": 1}
+    attributes: dict[str, Any] = {
+        "expert_weight_bits": bits,
+        "k": 1,
+        "activation_type": "identity",
+        "normalize_routing_weights": 1,
+    }
     attributes |= {"block_size": block} if block else {}
     node = helper.make_node("QMoE", names, ["y"], domain=MICROSOFT, **attributes)
     x = np.tile(np.eye(d, dtype=np.float32), (experts, 1))

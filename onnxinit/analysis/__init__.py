@@ -4,6 +4,7 @@ from onnxinit.analysis.analyse import analyse
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.packing import packed, unpacked
 from onnxinit.analysis.quantisation import zero_points
+from onnxinit.analysis.storing import with_stored
 from onnxinit.analysis.weight import (
     FAN_ROLES,
     LINEAR,
@@ -36,5 +37,6 @@ __all__ = [
     "analyse",
     "packed",
     "unpacked",
+    "with_stored",
     "zero_points",
 ]

@@ -17,8 +17,9 @@ from onnxinit import plugins
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
+from onnxinit.analysis.generated import generated_weights
 from onnxinit.analysis.graph import Graph
-from onnxinit.analysis.keeping import attribute_lists, made_at_run_time, stored_aside, unused_id
+from onnxinit.analysis.keeping import attribute_lists, stored_aside, unused_id
 from onnxinit.analysis.levels import with_levels
 from onnxinit.analysis.norms import find_norms
 from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Key, Reading, Row
@@ -101,7 +102,8 @@ def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Anal
         walker = Walker(view, norms, Flow(view), read, operators)
         tensors = _name_cells(view, _read_all(file, view, walker))
         assembly = _Assembly(file, tensors, Surroundings(view, constants, norms))
-        return replace(assembly.analysis(view.nodes, walker, bool(norms)), graph=assembly.graph(view, constants, read))
+        found = assembly.analysis(view.nodes, walker, constants, bool(norms))
+        return replace(found, graph=assembly.graph(view, constants, read))
 
 
 @contextlib.contextmanager
@@ -213,7 +215,7 @@ class _Assembly:
             scope = tensor.values[0].scope if tensor.values else ""
             self._ids[path] = unused_id(f"{scope}/{name}" if scope else name, taken)
 
-    def analysis(self, nodes: Sequence[Node], walker: Walker, normed: bool) -> Analysis:
+    def analysis(self, nodes: Sequence[Node], walker: Walker, constants: Constants, normed: bool) -> Analysis:
         weights: list[Weight] = []
         kept: list[Kept] = []
         for path, tensor in self._tensors.items():
@@ -230,11 +232,12 @@ class _Assembly:
         order = {p: i for i, p in enumerate(self._tensors)}
         weights.sort(key=lambda w: order[w.path])
         taken = set(self._ids.values())
-        kept.extend(made_at_run_time(nodes, walker, taken))
+        made = list(generated_weights(nodes, walker, constants, taken))
+        kept.extend(m.kept for m in made)
         kept.extend(attribute_lists(nodes, taken))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
-        return Analysis(tuple(weights), tuple(kept), normless, depth)
+        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made))
 
     def graph(self, view: GraphView, constants: Constants, read: Reader) -> Graph:
         """Where the weights meet the graph."""
@@ -244,6 +247,12 @@ class _Assembly:
         }
         return Graph(view, sites, self._ids, constants, read)
 
+    def _where(self, path: str) -> Where:
+        stored = self._tensors[path].values[0].where
+        if path in self._file.generated:
+            return "generated"
+        return "constant" if stored == "constant" else "sparse" if stored == "sparse" else "initializer"
+
     def _fitted(self, path: str, tensor: _Tensor, role: str, uses: tuple[Use, ...]) -> Weight:
         """A tensor of scales or zero points that follows the quantised weights."""
         value, stored = tensor.values[0], tensor.stored
@@ -251,7 +260,7 @@ class _Assembly:
             id=self._ids[path],
             name=value.name,
             scope=value.scope,
-            where=_where(value.where),
+            where=self._where(path),
             role=role,
             shape=stored.dims,
             dtype=TensorProto.DataType.Name(stored.data_type).lower(),
@@ -278,7 +287,7 @@ class _Assembly:
             id=self._ids[path],
             name=value.name,
             scope=value.scope,
-            where=_where(value.where),
+            where=self._where(path),
             role=reading.role,
             shape=stored.dims,
             dtype=TensorProto.DataType.Name(stored.data_type).lower(),
@@ -357,10 +366,6 @@ def _first_results(value: Value) -> list[Value]:
     return [o for node, _ in value.uses for o in node.outputs if o is not None and o.static]
 
 
-def _where(stored: str) -> Where:
-    return "constant" if stored == "constant" else "sparse" if stored == "sparse" else "initializer"
-
-
 def _reason(tensor: _Tensor, value: Value | None) -> str:
     """Why a tensor is kept, in words that many tensors share."""
     if tensor.reason or value is None:
@@ -368,6 +373,8 @@ def _reason(tensor: _Tensor, value: Value | None) -> str:
     constants = [f.verdict.reason for f in tensor.found if isinstance(f.verdict, Constant)]
     if constants:
         return constants[0]
+    if value.uses:
+        return "only its shape, or what is counted up from it, is used"
     return "handed out by the model as it is" if value.is_output else "nothing uses it"
 
 

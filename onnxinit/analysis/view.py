@@ -77,6 +77,7 @@ class Node:
         inputs: Its input values, None for an omitted one.
         outputs: Its output values, None for an omitted one.
         attributes: By name.
+        path: Its place in the file, "" for a boundary node.
         index: Place in a topological order of the whole view.
     """
 
@@ -87,6 +88,7 @@ class Node:
     inputs: list[Value | None]
     outputs: list[Value | None]
     attributes: Mapping[str, AttributeProto]
+    path: str = ""
     index: int = -1
 
     def __repr__(self) -> str:
@@ -226,7 +228,7 @@ class GraphView:
         if function is not None:
             self._call(function[0], function[1], inputs, outputs, attributes, scope)
             return
-        node = Node(proto.op_type, domain, proto.name, scope.name, inputs, outputs, attributes)
+        node = Node(proto.op_type, domain, proto.name, scope.name, inputs, outputs, attributes, path)
         label = proto.name or f"{proto.op_type}{at}"
         bodies: dict[str, tuple[GraphProto, _Scope]] = {}
         for k, a in enumerate(proto.attribute):

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from onnxinit.model import Generated
+
 if TYPE_CHECKING:
     from onnxinit.analysis.graph import Graph
 
@@ -290,6 +292,14 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """A weight that the graph makes at run time: as it would be stored, and as it is kept while it is not."""
+
+    stored: Generated
+    kept: Kept
+
+
+@dataclass(frozen=True, slots=True)
 class Analysis:
     """Every tensor of a file: the weights, in file order, and the kept ones with their reasons.
 
@@ -298,6 +308,7 @@ class Analysis:
         kept: Everything else that is stored as a tensor.
         normless: Whether the network has weight layers but no normalisation anywhere (batch norm folded away, say).
         depth: Number of residual or layer blocks, for depth rules.
+        generated: The weights among the kept that the graph makes at run time.
         graph: The graph that it is of, for what carries signals through it; None for an analysis made by hand.
     """
 
@@ -305,6 +316,7 @@ class Analysis:
     kept: tuple[Kept, ...]
     normless: bool = False
     depth: int = 0
+    generated: tuple[Made, ...] = ()
     graph: Graph | None = field(default=None, compare=False, repr=False)
     by_id: dict[str, Weight] = field(default_factory=dict, compare=False, repr=False)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import stat
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnxinit.model.check import check_graphs
 from onnxinit.model.external import Folder, Region, open_region
 from onnxinit.model.scan import Scan, TensorSpan
 from onnxinit.model.skeleton import Skeleton
+from onnxinit.model.splice import Edit, SplicedSource, splice
 from onnxinit.model.tensor import (
     StoredTensor,
     TensorFaultError,
@@ -57,6 +59,8 @@ class ModelFile:
         source: The bytes of the file.
         scan: What lies where in `source`.
         places: Where each tensor lies, by path.
+        folder: Where external data may lie; None for a model given in memory.
+        generated: Paths of the tensors that nodes made before (`model.materialise`).
     """
 
     path: Path | None
@@ -65,6 +69,8 @@ class ModelFile:
     source: Source
     scan: Scan
     places: dict[str, Place]
+    folder: Folder | None = None
+    generated: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, external_root: Path | None = None) -> ModelFile:
@@ -94,6 +100,20 @@ class ModelFile:
         except (EncodeError, ValueError) as error:
             raise ModelError("the model has 2 GB or more; save it with external data and give the path") from error
         return _read(None, BytesSource(data), "the model", None)
+
+    def edited(self, edits: Sequence[Edit], made: Sequence[bytes] = ()) -> ModelFile:
+        """The file as it is after edits without holes; nothing is written.
+
+        Args:
+            edits: The edits.
+            made: Those of their pieces that are whole tensors in place of nodes.
+        """
+        segments, size = splice(self.source.size, edits)
+        file = _read(self.path, SplicedSource(self.source, segments, size), str(self.path or "the model"), self.folder)
+        ours = set(map(id, made))
+        starts = {segment.at for segment in segments if id(segment.content) in ours}
+        messages = (place.span.message for place in file.places.values())
+        return replace(file, generated=frozenset(m.path for m in messages if m.start in starts))
 
     def has_data(self, path: str) -> bool:
         """Whether the values of a tensor are there: False where external data is missing or too short."""
@@ -183,7 +203,7 @@ def _read(path: Path | None, source: Source, name: str, folder: Folder | None) -
         tensors[stored.path] = stored
         places[stored.path] = place
     check_graphs(skeleton.proto, name)
-    return ModelFile(path, skeleton.proto, tensors, skeleton.source, skeleton.scan, places)
+    return ModelFile(path, skeleton.proto, tensors, skeleton.source, skeleton.scan, places, folder)
 
 
 def _tensor(span: TensorSpan, tensor: onnx.TensorProto, name: str, folder: Folder | None) -> tuple[StoredTensor, Place]:

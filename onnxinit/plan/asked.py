@@ -28,9 +28,10 @@ class Asked:
         exclude: PATTERNs of what is kept.
         allow_unmatched: Whether a pattern that matches nothing is a warning.
         cascade: How many levels of layers are rewritten, from the output down.
-        plan: A plan, or a file with one, in place of all other arguments.
+        materialize: Whether weights that the graph makes at run time become stored ones.
         keep_scales: Whether scales and zero points of quantised weights stay.
         flush_subnormals: Whether zeros are written in the place of subnormal numbers.
+        plan: A plan, or a file with one, in place of all above.
     """
 
     scheme: str | Spec | None = None
@@ -40,9 +41,10 @@ class Asked:
     exclude: tuple[str, ...] = ()
     allow_unmatched: bool = False
     cascade: int | None = None
-    plan: Plan | str | os.PathLike[str] | None = None
+    materialize: bool = True
     keep_scales: bool = False
     flush_subnormals: bool = False
+    plan: Plan | str | os.PathLike[str] | None = None
 
     def plan_for(self, analysis: Analysis, donors: Donors) -> Plan:
         """The plan for a model.
@@ -54,7 +56,7 @@ class Asked:
         if self.plan is not None:
             if given:
                 raise SchemeError(f"a plan is given, which says it all: leave out {' and '.join(given)}")
-            return fit_plan(self.plan if isinstance(self.plan, Plan) else Plan.load(self.plan), analysis)
+            return fit_plan(self._read(self.plan), analysis)
         made = make_plan(
             analysis,
             scheme="auto" if self.scheme is None else self.scheme,
@@ -69,6 +71,20 @@ class Asked:
         )
         return replace(made, arguments=given, flush_subnormals=self.flush_subnormals)
 
+    @property
+    def materializes(self) -> bool:
+        """Whether weights that the graph makes at run time become stored ones, as a plan has it where one is given.
+
+        Raises:
+            SchemeError: The plan cannot be read.
+        """
+        planned = self._read(self.plan).arguments if self.plan is not None else {}
+        return self.materialize and planned.get("materialize") is not False
+
+    @staticmethod
+    def _read(plan: Plan | str | os.PathLike[str]) -> Plan:
+        return plan if isinstance(plan, Plan) else Plan.load(plan)
+
     def given(self) -> dict[str, object]:
         """The arguments that were given, as JSON values."""
         several = {"rules": self.rules, "include": self.include, "exclude": self.exclude}
@@ -79,6 +95,7 @@ class Asked:
             "cascade": self.cascade,
             "keep_scales": self.keep_scales or None,
             "flush_subnormals": self.flush_subnormals or None,
+            "materialize": None if self.materialize else False,
         }
         return {k: v for k, v in given.items() if v is not None}
 
