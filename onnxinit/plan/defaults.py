@@ -28,6 +28,8 @@ def default_spec(weight: Weight, scheme: Spec, analysis: Analysis) -> tuple[Spec
         return scheme, f"the scheme, {scheme.name}"
     if scheme.scheme.origin == "own" and role in FAN_ROLES:
         return scheme, f"the scheme for kernels, {scheme}"
+    if role in SIGNAL_ROLES and weight.default is not None:  # the way up of an adapter, which starts as nothing
+        return _by_role(weight, analysis), "the default of such a weight"
     if role in SIGNAL_ROLES or (role == "recurrent_weight" and scheme.name in _ALSO_RECURRENT):
         return scheme, f"the scheme for kernels, {scheme}"
     return _by_role(weight, analysis), f"the default of the role {role}"

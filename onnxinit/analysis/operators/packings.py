@@ -211,7 +211,7 @@ def nbits_lora(site: Site) -> Reading | None:
     reading = _rows(site, rank if site.at == 5 else node.int_attribute("K", 0))
     if reading is None or site.at == 1:
         return reading
-    return replace(reading, after=LINEAR) if site.at == 3 else replace(reading, before=LINEAR)
+    return replace(reading, after=LINEAR) if site.at == 3 else replace(reading, before=LINEAR, default=0.0)
 
 
 @form("MatMulBnb4", 1)
