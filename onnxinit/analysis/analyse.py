@@ -100,7 +100,7 @@ def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Anal
         constants = Constants(read)
         norms = find_norms(view, constants)
         walker = Walker(view, norms, Flow(view), read, operators)
-        tensors = _name_cells(view, _read_all(file, view, walker))
+        tensors = _name_cells(view, _read_all(file, view, walker, read))
         assembly = _Assembly(file, tensors, Surroundings(view, constants, norms))
         found = assembly.analysis(view.nodes, walker, constants, bool(norms))
         return replace(found, graph=assembly.graph(view, constants, read))
@@ -119,6 +119,7 @@ def _no_collection() -> Iterator[None]:
 
 
 _MOST_READ = 1 << 26  # bytes; a larger tensor is no mask and no table of constants that a look would tell
+_RUN = 1 << 18  # elements
 
 
 class Reader:
@@ -137,14 +138,25 @@ class Reader:
         except ModelError:
             return None
 
+    def runs(self, path: str) -> Iterator[npt.NDArray[np.generic]]:
+        """The elements of a tensor, run by run; none where its data is missing or it is very large."""
+        stored = self._file.tensors.get(path)
+        if stored is None or stored.nbytes > _MOST_READ or not self._file.has_data(path):
+            return
+        in_runs = stored.storage in ("raw_data", "external")
+        count = math.prod(stored.dims)
+        for at in range(0, count, _RUN if in_runs else max(1, count)):
+            with contextlib.suppress(ModelError):
+                yield self._file.array(path, (at, min(_RUN, count - at)) if in_runs else None)
 
-def _read_all(file: ModelFile, view: GraphView, walker: Walker) -> dict[str, _Tensor]:
+
+def _read_all(file: ModelFile, view: GraphView, walker: Walker, read: Reader) -> dict[str, _Tensor]:
     values: dict[str, list[Value]] = {}
     for value in view.values:
         if value.tensor:
             values.setdefault(value.tensor, []).append(value)
     tensors: dict[str, _Tensor] = {}
-    quantisation = Quantisation(walker)
+    quantisation = Quantisation(walker, read.runs)
     for path, stored in file.tensors.items():
         held = tuple(values.get(path, ()))
         if not held:

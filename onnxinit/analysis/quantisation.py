@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from onnxinit.analysis.flow import FLOATS
+from onnxinit.analysis.habits import with_habit
 from onnxinit.analysis.operators import (
     FACTORS,
     FORMS,
@@ -61,6 +62,7 @@ _UNSIGNED = frozenset({_T.UINT2, _T.UINT4, _T.UINT8, _T.UINT16})
 _SCALES = frozenset({*FLOATS, _T.FLOAT8E8M0})
 _EIGHT = frozenset({_T.FLOAT8E4M3FN, _T.FLOAT8E4M3FNUZ, _T.FLOAT8E5M2, _T.FLOAT8E5M2FNUZ})
 _TURNING = "DequantizeLinear"
+Runs = Callable[[str], Iterator[npt.NDArray[np.generic]]]
 _LAYERS_WITH_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
@@ -92,10 +94,12 @@ class Quantisation:
 
     Args:
         walker: Follows the tensors.
+        runs: The elements of a tensor by its path, run by run; none where they are not there.
     """
 
-    def __init__(self, walker: Walker):
+    def __init__(self, walker: Walker, runs: Runs):
         self._walker = walker
+        self._runs = runs
         self._scales: dict[str, _Parameter] = {}
         self._zeros: dict[str, _Parameter] = {}
 
@@ -139,7 +143,15 @@ class Quantisation:
         (found,) = made
         if bias is not None and math.prod(found.grid) == math.prod(bias.grid):
             found = replace(found, factors=bias.factors)
+        if stored.data_type in (_T.INT8, _T.UINT8) and form is None:
+            found = with_habit(found, self._one_zero(found), self._runs(stored.path))
         return Codes(tuple(taken), self._entered(found, sources))
+
+    def _one_zero(self, one: Quantised) -> float | None:
+        """The zero point that all codes of a tensor have, None where there are several or none is known."""
+        held = self._walker.read(one.zero_point) if one.zero_point else None
+        points = zero_points(held, one) if held is not None else np.zeros(0)
+        return float(points[0]) if points.size and (points == points[0]).all() else None
 
     # ------------------------------------------------------------ where scales come from
 

@@ -183,6 +183,7 @@ class Quantised:
         high_first: Whether of two codes in a byte the first is the high half.
         zero_rows: Rows of whole bytes that zero points are packed in as codes are; 0 where each is an element.
         columns: The number of the scale of every value of a row, where blocks are not made of neighbours.
+        headroom: How many times larger the scale was than one that uses all codes.
     """
 
     scale: str
@@ -198,6 +199,7 @@ class Quantised:
     high_first: bool = False
     zero_rows: int = 0
     columns: tuple[int, ...] = ()
+    headroom: float = 1.0
 
     @property
     def axes(self) -> tuple[int, ...]:

@@ -39,11 +39,19 @@ def fit_plan(plan: Plan, analysis: Analysis) -> Plan:
     left = {w.id: Left(w.id, reasons.get(w.id, "the plan does not name it")) for w in analysis.weights}
     fitted = {w.id for w in analysis.weights if w.role in PARAMETER_ROLES}
     made = {w.id: _fit(named[w.id], w) if w.id in named else left[w.id] for w in analysis.weights if w.id not in fitted}
-    lines = with_fitted(analysis, made, {ident: left[ident] for ident in fitted - named.keys()})
+    planned = {ident: _checked(named[ident], analysis.by_id[ident]) for ident in fitted & named.keys()}
+    lines = with_fitted(analysis, made, {ident: left[ident] for ident in fitted - named.keys()}, planned)
     entries = tuple(line for line in lines if isinstance(line, Entry))
     kept = (*(line for line in lines if isinstance(line, Left)), *(Left(k.id, k.reason) for k in analysis.kept))
     warnings = tuple(advise(entries, kept, held_to_old_scales(analysis, entries)))
     return replace(plan, entries=entries, kept=kept, warnings=warnings)
+
+
+def _checked(entry: Entry, weight: Weight) -> Entry:
+    """An entry of a scale or zero point."""
+    if isinstance(entry.gain, Vector) or not (math.isfinite(entry.gain) and entry.gain > 0):
+        raise SchemeError(f"the plan's gain of {label(weight)} must be one number above 0, finite")
+    return entry
 
 
 def _fit(entry: Entry, weight: Weight) -> Entry:

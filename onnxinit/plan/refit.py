@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Weight
-from onnxinit.plan.plan import Entry, Left
+from onnxinit.plan.plan import Entry, Gain, Left
 from onnxinit.schemes import Spec
 
 REFIT = "refit"
 
 
-def with_fitted(analysis: Analysis, made: Mapping[str, Entry | Left], spared: Mapping[str, Left]) -> list[Entry | Left]:
+def with_fitted(
+    analysis: Analysis,
+    made: Mapping[str, Entry | Left],
+    spared: Mapping[str, Left],
+    planned: Mapping[str, Entry] | None = None,
+) -> list[Entry | Left]:
     """The plan's lines for all weights in file order: those given, and those of the scales and zero points.
 
     A scale is fitted where all that it says the values of is drawn, a bias whose scale is a product with it included;
@@ -21,6 +26,7 @@ def with_fitted(analysis: Analysis, made: Mapping[str, Entry | Left], spared: Ma
         analysis: What the tensors are.
         made: The lines of what schemes draw, by id.
         spared: The lines of scales and zero points that the user keeps, by id.
+        planned: Entries of an earlier plan by id, whose gains count.
     """
     drawn = {ident for ident, line in made.items() if isinstance(line, Entry) and not moves_codes(line)}
     parameters = {w.path: w for w in analysis.weights if w.role in PARAMETER_ROLES}
@@ -33,7 +39,8 @@ def with_fitted(analysis: Analysis, made: Mapping[str, Entry | Left], spared: Ma
         if weight.role not in PARAMETER_ROLES:
             lines.append(made[weight.id])
         elif weight.path in moving:
-            lines.append(_entry(weight, owners[weight.path], made))
+            before = (planned or {}).get(weight.id)
+            lines.append(_entry(weight, owners[weight.path], made, None if before is None else before.gain))
         else:
             lines.append(spared.get(weight.id) or Left(weight.id, _why_held(owners[weight.path], made)))
     return lines
@@ -86,8 +93,12 @@ def _can_move(path: str, parameters: Mapping[str, Weight], moving: Collection[st
     return True
 
 
-def _entry(weight: Weight, owners: Collection[Weight], made: Mapping[str, Entry | Left]) -> Entry:
+def _entry(
+    weight: Weight, owners: Collection[Weight], made: Mapping[str, Entry | Left], gain: Gain | None = None
+) -> Entry:
+    """The line of a scale or zero point; the gain of a scale leaves as much room as there was."""
     own = [o.id for o in owners if o.quantised and weight.path in (o.quantised.scale, o.quantised.zero_point)]
+    room = [o.quantised.headroom for o in owners if o.quantised and weight.path == o.quantised.scale]
     lines = (made[o.id] for o in owners)
     return Entry(
         id=weight.id,
@@ -95,7 +106,7 @@ def _entry(weight: Weight, owners: Collection[Weight], made: Mapping[str, Entry 
         shape=weight.shape,
         dtype=weight.dtype,
         scheme=Spec.of(REFIT),
-        gain=1.0,
+        gain=min(room, default=1.0) if gain is None else gain,
         std=None,
         draws_as=weight.id,
         exact="1e-6" if any(isinstance(e, Entry) and e.exact == "1e-6" for e in lines) else "bytes",

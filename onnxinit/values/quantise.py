@@ -50,6 +50,7 @@ class Fitting:
     def __init__(self, plan: Plan, analysis: Analysis, reals: Mapping[str, Fresh], read: Read):
         self._read = read
         self._types = {w.path: w.dtype for e in plan.entries if (w := analysis.by_id[e.id]) and e.scheme.name == REFIT}
+        self._gains = {analysis.by_id[e.id].path: e.gain for e in plan.entries if isinstance(e.gain, float)}
         self._owners: dict[str, list[tuple[Quantised, Fresh]]] = {}
         for ident, values in reals.items():
             one = analysis.by_id[ident].quantised
@@ -98,17 +99,19 @@ class Fitting:
         if one.factors:
             return rounded(self._product(one), dtype), stored_zero(one, self._read)
         low, high = _range([(o, values) for o, values in owners])
+        room = self._gains.get(path, 1.0)
         if one.zero is not None:
             zero: Numbers = np.full(1, one.zero)
             scale = np.maximum(-low, high) / min(one.high - one.zero, one.zero - one.low)
-        elif one.zero_point in self._types:
-            scale = rounded(_or_one((high - low) / (one.high - one.low)), dtype)
-            return scale, np.clip(np.rint(one.low - low / scale), one.low, one.high)
-        else:
-            zero = stored_zero(one, self._read)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                scale = np.fmax(_finite(high / (one.high - zero)), _finite(low / (one.low - zero)))
-        return rounded(_or_one(scale), dtype), zero
+            return rounded(_or_one(scale * room), dtype), zero
+        if one.zero_point in self._types:
+            scale = rounded(_or_one((high - low) / (one.high - one.low) * room), dtype)
+            first = np.rint(one.low / room)
+            return scale, np.clip(np.rint(first - low / scale), one.low, one.high)
+        zero = stored_zero(one, self._read)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.fmax(_finite(high / (one.high - zero)), _finite(low / (one.low - zero)))
+        return rounded(_or_one(scale * room), dtype), zero
 
 
 def _or_one(scale: Numbers) -> Numbers:
