@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import onnx
 
 from onnxinit import __version__
 from onnxinit.analysis import Analysis, Weight, analyse, with_stored
+from onnxinit.analysis.operators import Operators, load_operators
 from onnxinit.errors import ExpectationError, ModelError, SchemeError
 from onnxinit.model import ModelFile, build, write
 from onnxinit.plan import Asked, Donors, Left, Plan, several
@@ -73,6 +74,8 @@ def reinit(
     flush_subnormals: bool = False,
     materialize: bool = True,
     plan: Plan | File | None = None,
+    ops: File | Iterable[File] = (),
+    tie_equal: bool = False,
     data: Any = None,
     batch_size: int | None = None,
     samples: int | None = None,
@@ -113,6 +116,9 @@ def reinit(
         materialize: Whether weights that the graph makes whenever it runs (ConstantOfShape, RandomNormal and the like
             where a layer wants its weight) become initializers; they stay as they are if not.
         plan: A plan, or a file that holds one or a report, in place of the arguments above.
+        ops: Files that describe operators which are not known, or otherwise: a path or several. With a plan they stand
+            in for those that it was made with.
+        tie_equal: Whether weights whose stored values are equal, or equal but for a transposition, stay so.
         data: Calibration data for schemes that look at signals (`signal.open_feeds` says in what forms); synthetic
             feeds are made if it is not given.
         batch_size: Samples a batch.
@@ -142,23 +148,24 @@ def reinit(
 
     Raises:
         ModelError: The model cannot be read or the output cannot be written.
-        SchemeError: A scheme, rule, pattern, seed or plan is wrong.
+        SchemeError: A scheme, rule, pattern, seed, plan or described operator is wrong.
         DataError: The data does not fit the model.
         ExpectationError: With `strict`, a weight could not be scaled.
     """
+    selected = several(rules), several(include), several(exclude)
     asked = Asked(
         scheme,
         seed,
-        several(rules),
-        several(include),
-        several(exclude),
+        *selected,
         allow_unmatched,
         cascade,
         materialize,
+        plan,
+        _paths(ops),
+        tie_equal,
         keep_scales,
         flush_subnormals,
-        plan,
-    )
+    ).with_plan()
     workers = _threads(threads)
     told = Calibration(
         DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions()),
@@ -169,15 +176,16 @@ def reinit(
         Running(workers, provider, None if spill is None else Path(spill)),
     )
     given = _open(model, external_root)
-    file, analysis = _understood(given, asked)
-    donors = Donors(None if external_root is None else Path(external_root))
-    made, signal = asked.plan_for(analysis, donors), None
+    operators = asked.operators()
+    file, analysis = _understood(given, asked, operators)
+    donors = Donors(None if external_root is None else Path(external_root), operators)
+    made, signal = asked.plan_for(analysis, donors, operators), None
     made = replace(made, arguments={**made.arguments, **told.given()})
     if still_made := _still_made(made, analysis):
-        file, analysis = with_stored(given, analyse(given), still_made)
+        file, analysis = _understood(given, asked, operators, still_made)
     if data is not None and not dry_run and (diagnose or told.wanted(made)):
         told = told.opened(file)
-    before = _look_before(given, told) if diagnose else None
+    before = _look_before(given, told, operators) if diagnose else None
     if told.wanted(made):
         made, signal = _settled(made, analysis, file, told, donors, dry=dry_run)
     if strict and signal is not None:
@@ -193,12 +201,12 @@ def reinit(
     if output is None and file.path is None:
         built = build(file, values, metadata=notes, threads=workers)
         result = replace(result, warnings=(*result.warnings, *tally.warnings()))
-        return replace(result, model=built, after=_look(ModelFile.of(built), told) if diagnose else None)
+        return replace(result, model=built, after=_look(ModelFile.of(built), told, operators) if diagnose else None)
     out = output_path(file.path or "", output, in_place=in_place)
     counted = _counted(progress, nbytes)
     write(file, out, values, metadata=notes, force=force, in_place=in_place, threads=workers, progress=counted)
     result = replace(result, warnings=(*result.warnings, *tally.warnings()))
-    return replace(result, path=out, after=_look(_open(out, external_root), told) if diagnose else None)
+    return replace(result, path=out, after=_look(_open(out, external_root), told, operators) if diagnose else None)
 
 
 def diagnose(
@@ -209,6 +217,7 @@ def diagnose(
     samples: int | None = None,
     dims: Mapping[str, int] | None = None,
     images: ImageOptions | None = None,
+    ops: File | Iterable[File] = (),
     probes: int = 8,
     gradient_layers: int = 12,
     provider: str | None = None,
@@ -230,6 +239,7 @@ def diagnose(
         samples: How many samples of the data are taken; all if not given.
         dims: Lengths of symbolic dimensions of the inputs, by name.
         images: How images become arrays.
+        ops: Files that describe operators, as `reinit` takes them.
         probes: Perturbations for each Jacobian, at least 2; each costs one run from there to the outputs.
         gradient_layers: From how many layers, evenly spaced in the order of execution.
         provider: The execution provider of ONNX Runtime; the processor's if not given.
@@ -239,11 +249,13 @@ def diagnose(
 
     Raises:
         ModelError: The model cannot be read, or values of it are missing.
+        SchemeError: A file that describes operators is wrong.
         DataError: The data does not fit the model.
     """
     running = Running(_threads(threads), provider, None if spill is None else Path(spill))
     options = DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions())
-    return _look(_open(model, external_root), Calibration(options, running=running), probes, gradient_layers)
+    operators = load_operators(*_paths(ops))
+    return _look(_open(model, external_root), Calibration(options, running=running), operators, probes, gradient_layers)
 
 
 def inspect(
@@ -259,34 +271,38 @@ def inspect(
     keep_scales: bool = False,
     materialize: bool = True,
     plan: Plan | File | None = None,
+    ops: File | Iterable[File] = (),
+    tie_equal: bool = False,
     input_mean: float | None = None,
     input_var: float | None = None,
     external_root: File | None = None,
 ) -> Inspection:
     """Say of every tensor what it is, and what `reinit` would do to it with the same arguments.
 
-    External data need not be there.
+    External data need not be there, unless `tie_equal` compares it.
 
     Raises:
         ModelError: The model cannot be read.
-        SchemeError: A scheme, rule, pattern, seed or plan is wrong.
+        SchemeError: A scheme, rule, pattern, seed, plan or described operator is wrong.
     """
+    selected = several(rules), several(include), several(exclude)
     asked = Asked(
         scheme,
         seed,
-        several(rules),
-        several(include),
-        several(exclude),
+        *selected,
         allow_unmatched,
         cascade,
         materialize,
+        plan,
+        _paths(ops),
+        tie_equal,
         keep_scales,
-        plan=plan,
-    )
+    ).with_plan()
     told = Calibration(input_mean=input_mean, input_var=input_var)
-    file, analysis = _understood(_open(model, external_root), asked)
-    donors = Donors(None if external_root is None else Path(external_root))
-    made = asked.plan_for(analysis, donors)
+    operators = asked.operators()
+    file, analysis = _understood(_open(model, external_root), asked, operators)
+    donors = Donors(None if external_root is None else Path(external_root), operators)
+    made = asked.plan_for(analysis, donors, operators)
     if told.wanted(made):
         made, _ = _settled(made, analysis, file, told, donors, dry=True)
     return Inspection.of(file, analysis, made)
@@ -310,10 +326,15 @@ def _open(model: File | onnx.ModelProto, external_root: File | None) -> ModelFil
     return ModelFile.open(model, external_root=None if external_root is None else Path(external_root))
 
 
-def _understood(file: ModelFile, asked: Asked) -> tuple[ModelFile, Analysis]:
-    """What is in a model, with the weights stored that its graph makes, unless they are to stay so."""
-    analysis = analyse(file)
-    return with_stored(file, analysis) if asked.materializes else (file, analysis)
+def _understood(
+    file: ModelFile, asked: Asked, operators: Operators, spare: Collection[Weight] = ()
+) -> tuple[ModelFile, Analysis]:
+    """What is in a model, with the weights stored that its graph makes, but for those that are to stay so."""
+
+    def read(file: ModelFile) -> Analysis:
+        return analyse(file, operators, tie_equal=asked.tie_equal)
+
+    return with_stored(file, read, spare) if asked.materializes else (file, read(file))
 
 
 def _still_made(plan: Plan, analysis: Analysis) -> list[Weight]:
@@ -331,17 +352,22 @@ def _settled(
     return settle(plan, analysis, file, told, donors, dry=dry)
 
 
-def _look(file: ModelFile, told: Calibration, probes: int = 8, layers: int = 12) -> Diagnosis:
+def _paths(files: File | Iterable[File]) -> tuple[str, ...]:
+    """One path or several as texts."""
+    return (os.fspath(files),) if isinstance(files, str | os.PathLike) else tuple(os.fspath(file) for file in files)
+
+
+def _look(file: ModelFile, told: Calibration, ops: Operators, probes: int = 8, layers: int = 12) -> Diagnosis:
     """`signal.look_at`, imported where it is asked for."""
     from onnxinit.signal import Look, look_at
 
-    return look_at(file, Look(told.data, probes, layers, running=told.running))
+    return look_at(file, Look(told.data, probes, layers, running=told.running, operators=ops))
 
 
-def _look_before(file: ModelFile, told: Calibration) -> Diagnosis | str:
+def _look_before(file: ModelFile, told: Calibration, ops: Operators) -> Diagnosis | str:
     """The diagnosis of the weights that a file has; why there is none where they are not there."""
     try:
-        return _look(file, told)
+        return _look(file, told, ops)
     except ModelError as e:
         return str(e)
 

@@ -111,6 +111,11 @@ def test_what_the_user_keeps_is_still_made_when_the_model_runs() -> None:
     assert onnxinit.reinit(two(), exclude="*", metadata=False).model == two()
 
 
+def test_what_has_no_values_is_equal_to_nothing() -> None:
+    result = onnxinit.reinit(two(), tie_equal=True)
+    assert [w.tied_to for w in result.weights] == [(), ()]
+
+
 def test_a_plan_repeats_it(tmp_path: Path) -> None:
     onnx.save(two(), tmp_path / "two.onnx")
     for i, flags in enumerate(([], ["--exclude", "b"], ["--no-materialize"])):

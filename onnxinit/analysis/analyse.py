@@ -6,7 +6,7 @@ import contextlib
 import gc
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,18 +22,20 @@ from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.keeping import attribute_lists, stored_aside, unused_id
 from onnxinit.analysis.levels import with_levels
 from onnxinit.analysis.norms import find_norms
-from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Key, Reading, Row
+from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Operators, Reading
 from onnxinit.analysis.quantisation import Codes, Quantisation
 from onnxinit.analysis.recurrence import find_cells
 from onnxinit.analysis.required import check_required
 from onnxinit.analysis.shapes import fill_shapes
 from onnxinit.analysis.shaping import layout_of
 from onnxinit.analysis.surroundings import Surroundings
+from onnxinit.analysis.ties import tied
 from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.walker import Found, Walker
 from onnxinit.analysis.weight import (
     FAN_ROLES,
     LINEAR,
+    PRIORITY,
     Activation,
     Analysis,
     Kept,
@@ -45,12 +47,6 @@ from onnxinit.analysis.weight import (
 )
 from onnxinit.errors import ModelError
 from onnxinit.model import ModelFile, StoredTensor
-
-# Of several roles that the uses of one tensor give it, the first here is the tensor's.
-_PRIORITY = (
-    "embedding", "recurrent_weight", "input_weight", "weight", "peephole", "norm_scale", "norm_shift", "running_mean",
-    "running_var", "prelu_slope", "bias", "layer_scale", "positional", "token", "other",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ class _Tensor:
     def reading(self) -> tuple[Found, Reading] | None:
         """The deciding use: the first in topological order of the highest role."""
         ranked = [(f, f.verdict) for f in self.found if isinstance(f.verdict, Reading)]
-        return min(ranked, key=lambda fr: _PRIORITY.index(fr[1].role)) if ranked else None
+        return min(ranked, key=lambda fr: PRIORITY.index(fr[1].role)) if ranked else None
 
     def nodes(self) -> list[Node]:
         """The nodes that read it as a weight, the deciding one first."""
@@ -76,19 +72,20 @@ class _Tensor:
         return [decided[0].site.node, *read] if decided is not None else []
 
 
-def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Analysis:
+def analyse(file: ModelFile, operators: Operators | None = None, *, tie_equal: bool = False) -> Analysis:
     """Say of every tensor of a model what it is.
 
     Args:
         file: The model; external data need not be there.
         operators: Rows of operators that a user describes, by domain and operator (`operators.load_operators`).
+        tie_equal: Whether weights of equal values are tied, which reads them (`ties.tied`).
 
     Returns:
         The weights in file order and the kept tensors with their reasons.
 
     Raises:
         ModelError: The graph has a cycle, a function calls itself, a node lacks a required input, or a described
-            operator does not fit its operands.
+            operator does not fit its operands, or values that are to be compared are missing.
     """
     with _no_collection():
         check_required(file.proto)
@@ -102,7 +99,7 @@ def analyse(file: ModelFile, operators: Mapping[Key, Row] | None = None) -> Anal
         walker = Walker(view, norms, Flow(view), read, operators)
         tensors = _name_cells(view, _read_all(file, view, walker, read))
         assembly = _Assembly(file, tensors, Surroundings(view, constants, norms))
-        found = assembly.analysis(view.nodes, walker, constants, bool(norms))
+        found = assembly.analysis(view.nodes, walker, constants, bool(norms), tie_equal)
         return replace(found, graph=assembly.graph(view, constants, read))
 
 
@@ -227,7 +224,9 @@ class _Assembly:
             scope = tensor.values[0].scope if tensor.values else ""
             self._ids[path] = unused_id(f"{scope}/{name}" if scope else name, taken)
 
-    def analysis(self, nodes: Sequence[Node], walker: Walker, constants: Constants, normed: bool) -> Analysis:
+    def analysis(
+        self, nodes: Sequence[Node], walker: Walker, constants: Constants, normed: bool, tie_equal: bool
+    ) -> Analysis:
         weights: list[Weight] = []
         kept: list[Kept] = []
         for path, tensor in self._tensors.items():
@@ -240,7 +239,7 @@ class _Assembly:
                 weights.append(self._weight(path, tensor, *decided))
         weights = [self._beside_its_layer(w) for w in weights]
         weights = with_levels(weights, {w.path: self._tensors[w.path].nodes() for w in weights}, nodes)
-        weights = _share(weights, self._file)
+        weights = tied(weights, self._file, equal=tie_equal)
         order = {p: i for i, p in enumerate(self._tensors)}
         weights.sort(key=lambda w: order[w.path])
         taken = set(self._ids.values())
@@ -403,15 +402,3 @@ def _mean_fans(layout: Layout | None) -> tuple[float | None, float | None]:
 
 def _tidy(fan: float) -> float:
     return round(fan) if abs(fan - round(fan)) < 1e-9 else fan
-
-
-def _share(weights: Sequence[Weight], file: ModelFile) -> list[Weight]:
-    """Tie the weights whose bytes lie at one place of an external file: the first to all others, those to it."""
-    groups: dict[tuple[object, ...], list[Weight]] = {}
-    for w in weights:
-        groups.setdefault(file.tensors[w.path].identity, []).append(w)
-    out: list[Weight] = []
-    for first, *rest in groups.values():
-        out.append(replace(first, tied_to=tuple(w.id for w in rest)) if rest else first)
-        out.extend(replace(w, tied_to=(first.id,), shares=first.id) for w in rest)
-    return out

@@ -47,6 +47,12 @@ ROLES = (
     "quant_zero_point",
 )
 
+# Of several roles that the uses of one tensor give it, the first here is the tensor's.
+PRIORITY = (
+    "embedding", "recurrent_weight", "input_weight", "weight", "peephole", "norm_scale", "norm_shift", "running_mean",
+    "running_var", "prelu_slope", "bias", "layer_scale", "positional", "token", "other",
+)  # fmt: skip
+
 FAN_ROLES = frozenset({"weight", "input_weight", "recurrent_weight", "embedding"})
 PARAMETER_ROLES = frozenset({"quant_scale", "quant_zero_point"})  # fitted to the quantised weights, not drawn
 
@@ -234,7 +240,8 @@ class Weight:
         uses: Where it is consumed; the first is the deciding use.
         tied_to: Ids of weights that must stay equal to this one: the first of them names all others, those name it.
         shares: Id of the weight whose stored bytes these are (two initializers that point to one place of an external
-            file); what is written is drawn as that weight. "" for a tensor with bytes of its own.
+            file), or whose values it is to share; what is written is drawn as that weight. "" for a tensor of its own.
+        turned: Whether it holds the values of the weight that it shares transposed.
         depth: Number of weight layers before this one on the longest way from an input (`levels.with_levels`).
         height: Number of weight layers after its use on the longest way on, least over the uses: 0 for the last ones.
         place: Number of its deciding node in a topological order.
@@ -262,6 +269,7 @@ class Weight:
     uses: tuple[Use, ...]
     tied_to: tuple[str, ...] = ()
     shares: str = ""
+    turned: bool = False
     depth: int = 0
     height: int = 0
     place: int = 0

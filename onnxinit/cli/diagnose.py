@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="From how many layers the gradient is measured, evenly spaced.",
 )
+@options.ops
 @options.provider
 @options.spill
 @click.option("--threads", type=int, metavar="N", help="Threads within an operator. [default: all processors]")

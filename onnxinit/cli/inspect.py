@@ -14,6 +14,7 @@ from onnxinit.cli import options
 @click.command("inspect")
 @options.model
 @options.plan
+@options.ops
 @options.as_json
 @options.external_root
 def command(model: Path, as_json: bool, **asked: Any) -> None:

@@ -51,6 +51,11 @@ _PLAN = [
         is_flag=True,
         help="Leave the scales and zero points of quantised weights; the weights are drawn within their range.",
     ),
+    click.option(
+        "--tie-equal",
+        is_flag=True,
+        help="Weights whose stored values are equal stay equal, transposed copies too; the values are read.",
+    ),
     click.option("--allow-unmatched", is_flag=True, help="A PATTERN that matches nothing is a warning, not an error."),
     click.option(
         "--materialize/--no-materialize",
@@ -77,6 +82,14 @@ _PLAN = [
         help="Take the plan from a file that --report wrote, instead of the options above.",
     ),
 ]
+
+ops = click.option(
+    "--ops",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="A description of operators that are not known, by their weights' roles and axes; repeatable.",
+)
 
 provider = click.option(
     "--provider", metavar="NAME", help="Execution provider of ONNX Runtime. [default: the processor's]"

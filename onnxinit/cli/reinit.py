@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     help="The file to write. [default: MODEL with .reinit.onnx for .onnx]",
 )
 @options.plan
+@options.ops
 @options.data
 @options.running
 @click.option("--in-place", is_flag=True, help="Write over MODEL itself.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -149,10 +149,7 @@ class ModelFile:
         dims = tensor.dims if run is None else (count,)
         bits = element_bits(tensor.data_type)
         where, runs = place.region, place.span.runs
-        in_one_piece = where is not None or (
-            is_raw(tensor.data_type, tensor.storage) and len(runs) == runs[0].pieces == 1
-        )
-        if not in_one_piece or first * bits % 8:
+        if not self._in_one_piece(path) or first * bits % 8:
             whole = _decode(parse(place.span), self.label(path)) if where is None else self.array(path)
             return whole if run is None else whole.reshape(-1)[first : first + count]
         begin, end = first * bits // 8, -(-(first + count) * bits // 8)
@@ -164,6 +161,30 @@ class ModelFile:
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             return np.frombuffer(raw, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(dims)
         return _decode(onnx.TensorProto(data_type=tensor.data_type, dims=dims, raw_data=raw), self.label(path))
+
+    def runs(self, path: str, count: int) -> Iterator[npt.NDArray[np.generic]]:
+        """Read the values of a tensor in stored order, flat, so many at a time.
+
+        Args:
+            path: The tensor.
+            count: How many values a run has; the last may have fewer.
+
+        Raises:
+            ModelError: As `array`.
+        """
+        whole = None if self._in_one_piece(path) else self.array(path).reshape(-1)
+        total = math.prod(self.tensors[path].dims)
+        for at in range(0, total, count):
+            some = min(count, total - at)
+            yield self.array(path, (at, some)) if whole is None else whole[at : at + some]
+
+    def _in_one_piece(self, path: str) -> bool:
+        """Whether the raw bytes of a tensor's values lie one after the other."""
+        tensor, place = self.tensors[path], self.places[path]
+        runs = place.span.runs
+        return place.region is not None or (
+            is_raw(tensor.data_type, tensor.storage) and len(runs) == runs[0].pieces == 1
+        )
 
 
 def _decode(tensor: onnx.TensorProto, label: str) -> npt.NDArray[np.generic]:

@@ -1,7 +1,7 @@
 """Rules, and the plan: for every weight its scheme, gain and seed, or the reason why it is kept."""
 
 from onnxinit.plan.asked import Asked, several
-from onnxinit.plan.blocks import asked_moments, asked_std, block_means, block_of, label, parts_of, work_type
+from onnxinit.plan.blocks import asked_moments, asked_std, block_means, block_of, label, parts_of, sampled, work_type
 from onnxinit.plan.defaults import SIGNAL_ROLES
 from onnxinit.plan.donors import Donors
 from onnxinit.plan.fit import fit_plan
@@ -40,6 +40,7 @@ __all__ = [
     "make_plan",
     "moves_codes",
     "parts_of",
+    "sampled",
     "several",
     "work_type",
 ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from onnxinit.analysis import Analysis
+from onnxinit.analysis.operators import Key, Operators, load_operators
 from onnxinit.errors import SchemeError
 from onnxinit.plan.donors import Donors
 from onnxinit.plan.fit import fit_plan
@@ -29,9 +30,11 @@ class Asked:
         allow_unmatched: Whether a pattern that matches nothing is a warning.
         cascade: How many levels of layers are rewritten, from the output down.
         materialize: Whether weights that the graph makes at run time become stored ones.
+        plan: A plan, or a file with one, in place of all above.
+        ops: Files that describe operators; with a plan, in place of those that it was made with.
+        tie_equal: Whether weights of equal values are tied.
         keep_scales: Whether scales and zero points of quantised weights stay.
         flush_subnormals: Whether zeros are written in the place of subnormal numbers.
-        plan: A plan, or a file with one, in place of all above.
     """
 
     scheme: str | Spec | None = None
@@ -42,21 +45,59 @@ class Asked:
     allow_unmatched: bool = False
     cascade: int | None = None
     materialize: bool = True
+    plan: Plan | str | os.PathLike[str] | None = None
+    ops: tuple[str, ...] = ()
+    tie_equal: bool = False
     keep_scales: bool = False
     flush_subnormals: bool = False
-    plan: Plan | str | os.PathLike[str] | None = None
 
-    def plan_for(self, analysis: Analysis, donors: Donors) -> Plan:
+    def with_plan(self) -> Asked:
+        """The same with the plan read, where it is a file.
+
+        Raises:
+            SchemeError: As `Plan.load`.
+        """
+        return self if self.plan is None or isinstance(self.plan, Plan) else replace(self, plan=Plan.load(self.plan))
+
+    def operators(self) -> Operators:
+        """The operators that are described: those given, else those that the plan was made with.
+
+        Raises:
+            SchemeError: As `load_operators`.
+        """
+        noted = self.plan.arguments.get("ops", ()) if isinstance(self.plan, Plan) else ()
+        if self.ops or not noted:
+            return load_operators(*self.ops)
+        try:
+            return load_operators(*several(noted))
+        except SchemeError as e:
+            raise SchemeError(f"{e}; the plan was made with them: give them by --ops if they are elsewhere") from None
+
+    def plan_for(self, analysis: Analysis, donors: Donors, described: Collection[Key] = ()) -> Plan:
         """The plan for a model.
+
+        Args:
+            analysis: The model.
+            donors: Opens the models that weights are taken from.
+            described: The operators that the user describes.
 
         Raises:
             SchemeError: As `make_plan` and `fit_plan`, or where a plan and other arguments are given.
         """
+        made = self._made(analysis, donors)
+        there = {(n.domain, n.op) for n in analysis.graph.view.nodes} if analysis.graph is not None else set(described)
+        if described and there.isdisjoint(described):
+            named = ", ".join(f"{op} of domain '{domain}'" for domain, op in described)
+            return replace(made, warnings=(*made.warnings, f"the model has none of the operators described: {named}"))
+        return made
+
+    def _made(self, analysis: Analysis, donors: Donors) -> Plan:
         given = self.given()
         if self.plan is not None:
-            if given:
-                raise SchemeError(f"a plan is given, which says it all: leave out {' and '.join(given)}")
-            return fit_plan(self._read(self.plan), analysis)
+            said = [name for name in given if name != "ops"]
+            if said:
+                raise SchemeError(f"a plan is given, which says it all: leave out {' and '.join(said)}")
+            return fit_plan(self.plan if isinstance(self.plan, Plan) else Plan.load(self.plan), analysis)
         made = make_plan(
             analysis,
             scheme="auto" if self.scheme is None else self.scheme,
@@ -73,21 +114,13 @@ class Asked:
 
     @property
     def materializes(self) -> bool:
-        """Whether weights that the graph makes at run time become stored ones, as a plan has it where one is given.
-
-        Raises:
-            SchemeError: The plan cannot be read.
-        """
-        planned = self._read(self.plan).arguments if self.plan is not None else {}
+        """Whether weights that the graph makes at run time become stored ones, as a plan has it where one is given."""
+        planned = self.plan.arguments if isinstance(self.plan, Plan) else {}
         return self.materialize and planned.get("materialize") is not False
-
-    @staticmethod
-    def _read(plan: Plan | str | os.PathLike[str]) -> Plan:
-        return plan if isinstance(plan, Plan) else Plan.load(plan)
 
     def given(self) -> dict[str, object]:
         """The arguments that were given, as JSON values."""
-        several = {"rules": self.rules, "include": self.include, "exclude": self.exclude}
+        several = {"rules": self.rules, "include": self.include, "exclude": self.exclude, "ops": self.ops}
         given = {
             "scheme": None if self.scheme is None else str(self.scheme),
             "seed": self.seed,
@@ -96,6 +129,7 @@ class Asked:
             "keep_scales": self.keep_scales or None,
             "flush_subnormals": self.flush_subnormals or None,
             "materialize": None if self.materialize else False,
+            "tie_equal": self.tie_equal or None,
         }
         return {k: v for k, v in given.items() if v is not None}
 

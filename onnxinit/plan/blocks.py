@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from onnxinit.analysis.weight import Part, Weight
-from onnxinit.plan.plan import Gain, Vector
+from onnxinit.analysis.weight import Analysis, Part, Weight
+from onnxinit.plan.plan import Entry, Gain, Vector
 from onnxinit.schemes import Block, Spec
 
 
@@ -22,6 +23,19 @@ def label(weight: Weight) -> str:
     """What to call a weight in a message: its id, operator, type and shape."""
     op = weight.uses[0].op if weight.uses else "unused"
     return f"the weight '{weight.id}' ({op}, {weight.dtype}{list(weight.shape)})"
+
+
+def sampled(entry: Entry, analysis: Analysis) -> Weight:
+    """The weight whose layout an entry is a sample of: its own, or the one that it shares the values of."""
+    weight, owner = analysis.by_id[entry.id], analysis.by_id.get(entry.draws_as)
+    if owner is None or weight.quantised is not None or owner.quantised is not None or owner.dtype != weight.dtype:
+        return weight
+    return owner if owner.shape == (weight.shape[::-1] if entry.turned else weight.shape) else weight
+
+
+def of_weight(entry: Entry, weight: Weight) -> Entry:
+    """What the owner of some values gets, as the entry of a weight that shares them."""
+    return replace(entry, id=weight.id, role=weight.role, shape=weight.shape, turned=weight.turned)
 
 
 def parts_of(weight: Weight) -> tuple[Part, ...]:

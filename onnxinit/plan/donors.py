@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxinit.analysis import analyse
+from onnxinit.analysis.operators import Operators
 from onnxinit.analysis.weight import Analysis, Weight
 from onnxinit.errors import ModelError, SchemeError
 from onnxinit.model import ModelFile
@@ -42,10 +43,11 @@ class Donors:
 
     Args:
         external_root: A folder besides a donor's own that its external data may lie in.
+        operators: Operators that a user describes.
     """
 
-    def __init__(self, external_root: Path | None = None):
-        self._root = external_root
+    def __init__(self, external_root: Path | None = None, operators: Operators | None = None):
+        self._root, self._operators = external_root, operators
         self._open: dict[str, Donor] = {}
 
     def open(self, path: str) -> Donor:
@@ -57,7 +59,7 @@ class Donors:
         if path not in self._open:
             try:
                 file = ModelFile.open(path, external_root=self._root)
-                self._open[path] = Donor(file, analyse(file))
+                self._open[path] = Donor(file, analyse(file, self._operators))
             except ModelError as e:
                 raise ModelError(f"the donor {e}") from None
         return self._open[path]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Weight
 from onnxinit.errors import SchemeError
 from onnxinit.plan.advice import advise
-from onnxinit.plan.blocks import label
+from onnxinit.plan.blocks import label, sampled
 from onnxinit.plan.make import entry_of
 from onnxinit.plan.plan import Entry, Left, Plan, Vector
 from onnxinit.plan.refit import held_to_old_scales, with_fitted
@@ -38,7 +38,11 @@ def fit_plan(plan: Plan, analysis: Analysis) -> Plan:
     reasons = {k.id: k.reason for k in plan.kept}
     left = {w.id: Left(w.id, reasons.get(w.id, "the plan does not name it")) for w in analysis.weights}
     fitted = {w.id for w in analysis.weights if w.role in PARAMETER_ROLES}
-    made = {w.id: _fit(named[w.id], w) if w.id in named else left[w.id] for w in analysis.weights if w.id not in fitted}
+    made = {
+        w.id: _fit(named[w.id], w, analysis) if w.id in named else left[w.id]
+        for w in analysis.weights
+        if w.id not in fitted
+    }
     planned = {ident: _checked(named[ident], analysis.by_id[ident]) for ident in fitted & named.keys()}
     lines = with_fitted(analysis, made, {ident: left[ident] for ident in fitted - named.keys()}, planned)
     entries = tuple(line for line in lines if isinstance(line, Entry))
@@ -54,14 +58,20 @@ def _checked(entry: Entry, weight: Weight) -> Entry:
     return entry
 
 
-def _fit(entry: Entry, weight: Weight) -> Entry:
+def _fit(entry: Entry, weight: Weight, analysis: Analysis) -> Entry:
     if entry.shape != weight.shape:
         raise SchemeError(
             f"the plan has '{entry.id}' with the shape {list(entry.shape)}, where the model has {label(weight)}: "
             "make a plan for this model"
         )
+    owner = sampled(entry, analysis)
+    if entry.turned and owner is weight:
+        raise SchemeError(
+            f"the plan has '{entry.id}' hold '{entry.draws_as}' transposed, which does not fit {label(weight)}: make a "
+            "plan for this model"
+        )
     vector = entry.gain if isinstance(entry.gain, Vector) else None
-    if vector and not vector.fits(weight.shape):
+    if vector and not vector.fits(owner.shape):
         raise SchemeError(
             f"the plan's gain of '{entry.id}' has {len(vector.values)} values for axis {vector.axis}, "
             f"which does not fit {label(weight)}"
@@ -77,4 +87,5 @@ def _fit(entry: Entry, weight: Weight) -> Entry:
         )
     if entry.measured is None and entry.scheme.planned:
         raise SchemeError(f"the plan's scheme of '{entry.id}' is {entry.scheme}: a plan names what draws it")
-    return entry_of(weight, entry.scheme, entry.why, entry.gain, entry.draws_as, entry.measured)
+    made = entry_of(owner, entry.scheme, entry.why, entry.gain, entry.draws_as, entry.measured)
+    return replace(made, id=weight.id, role=weight.role, shape=weight.shape, turned=entry.turned)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Weight
 from onnxinit.errors import SchemeError
 from onnxinit.plan.advice import INSTEAD, KEPT_POSITIVE, advise
-from onnxinit.plan.blocks import asked_std, label
+from onnxinit.plan.blocks import asked_std, label, of_weight, sampled
 from onnxinit.plan.defaults import SIGNAL_ROLES, default_spec, possible, resolve_auto
 from onnxinit.plan.donors import Donors
 from onnxinit.plan.measured import Measured
@@ -106,7 +106,7 @@ def _steadied(analysis: Analysis, drawn: Mapping[str, Entry | Left]) -> dict[str
     if not analysis.normless or len(pairs) < DEEP:
         return {}
     anew = [(e, entry_of(owner, steady(e.scheme, owner), e.why + STEADY)) for e, owner in pairs]
-    return {old.id: replace(new, id=old.id, role=old.role, shape=old.shape) for old, new in anew}
+    return {old.id: of_weight(new, analysis.by_id[old.id]) for old, new in anew}
 
 
 def _several(texts: str | Iterable[str]) -> Sequence[str]:
@@ -153,7 +153,7 @@ class _Choice:
             )
         if not possible(spec, owner):
             spec, why = Spec.of("orthogonal", gain=spec.gain), why + INSTEAD
-        return replace(entry_of(owner, spec, without + why), id=weight.id, role=weight.role, shape=weight.shape)
+        return of_weight(entry_of(owner, spec, without + why), weight)
 
     def _with_donor(self, owner: Weight, spec: Spec, why: str) -> tuple[Spec, str, str]:
         """Name the donor's weight in the spec; where there is none, what is done without, why, and which had none.
@@ -250,10 +250,9 @@ def base_entry(entry: Entry, analysis: Analysis) -> Entry:
     Raises:
         SchemeError: The base cannot draw the weight.
     """
-    weight = analysis.by_id[entry.id]
-    owner = analysis.by_id[weight.shares] if weight.shares else weight
+    weight, owner = analysis.by_id[entry.id], sampled(entry, analysis)
     spec, why = parse_spec(str(entry.scheme.values["base"])), f"the base of {entry.scheme}"
     if not possible(spec, owner):
         spec, why = Spec.of("orthogonal", gain=spec.gain), why + INSTEAD
     made = entry_of(owner, spec, why, draws_as=entry.draws_as)
-    return replace(made, id=weight.id, role=weight.role, shape=weight.shape)
+    return replace(made, id=weight.id, role=weight.role, shape=weight.shape, turned=entry.turned)

@@ -59,6 +59,7 @@ class Entry:
         exact: Whether the values are the same to the byte everywhere, or, where they need BLAS, to 1e-6.
         why: The rule, option or default that chose the scheme.
         measured: Values that stand in place of a sample, where the entry was measured on data.
+        turned: Whether the tensor holds the values of the weight `draws_as` transposed.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Entry:
     exact: Exact
     why: str
     measured: Measured | None = None
+    turned: bool = False
 
     @property
     def pending(self) -> bool:
@@ -95,6 +97,7 @@ class Entry:
             "gain": {"axis": vector.axis, "values": list(vector.values)} if vector else self.gain,
             "std": self.std,
             **({"draws_as": self.draws_as} if self.draws_as != self.id else {}),
+            **({"turned": True} if self.turned else {}),
             "exact": self.exact,
             "why": self.why,
             **measured,
@@ -119,6 +122,7 @@ class Entry:
             exact=data["exact"],
             why=data["why"],
             measured=None if measured is None else Measured.from_json(measured, aside or {}),
+            turned=bool(data.get("turned", False)),
         )
 
 
@@ -156,6 +160,7 @@ class Plan:
         """SHA-256 (hex) of what determines the values: seed, stream, and of each entry the tensor, scheme and gain."""
         entries = [
             [e.id, e.shape, e.dtype, str(e.scheme), e.to_json()["gain"], e.draws_as, *_sum(e.measured)]
+            + ["turned"] * e.turned
             for e in self.entries
         ]
         whole = [self.seed, self.stream, entries, *(["flush"] if self.flush_subnormals else [])]

@@ -24,6 +24,7 @@ from onnxinit.plan import (
     label,
     moves_codes,
     parts_of,
+    sampled,
     work_type,
 )
 from onnxinit.sampling import CHUNK, stream, weight_key
@@ -34,6 +35,7 @@ from onnxinit.values.quantise import Encoded, Fitted, Fitting
 from onnxinit.values.rounding import STORED, Floats, Stored
 from onnxinit.values.sources import Moved, Source
 from onnxinit.values.tally import Tally
+from onnxinit.values.turned import Turned
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -47,7 +49,7 @@ def fresh(
 ) -> dict[str, Fresh]:
     """The fresh values of every tensor that the plan rewrites, by the tensor's path; drawn when they are asked for.
 
-    A tensor that is drawn as another one of the plan gets the very bytes of that one.
+    A tensor that is drawn as another one of the plan gets the very bytes of that one, or its values transposed.
 
     Args:
         plan: What is drawn.
@@ -65,7 +67,7 @@ def fresh(
     own: dict[str, Fresh] = {}
     reals: dict[str, Fresh] = {}
     for e in plan.entries:
-        weight = analysis.by_id[e.id]
+        weight = sampled(e, analysis)
         if moves_codes(e):
             own[e.id] = Moved(weight, e, weight_key(plan.seed, e.draws_as), read)
         elif weight.quantised is not None:
@@ -75,7 +77,8 @@ def fresh(
     fitting = Fitting(plan, analysis, reals, read)
     own |= {ident: Encoded(analysis.by_id[ident], real, fitting, tally) for ident, real in reals.items()}
     own |= {e.id: Fitted(analysis.by_id[e.id], fitting) for e in plan.entries if e.scheme.name == REFIT}
-    return {analysis.by_id[e.id].path: own.get(e.draws_as, own[e.id]) for e in plan.entries}
+    drawn = {e.id: own.get(e.draws_as, own[e.id]) for e in plan.entries}
+    return {analysis.by_id[e.id].path: Turned(drawn[e.id], e.shape) if e.turned else drawn[e.id] for e in plan.entries}
 
 
 def _nothing(path: str, run: tuple[int, int] | None = None) -> npt.NDArray[np.generic]:

@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from onnxinit.analysis.operators.table import Key, Reading, Row, Site, out_value
+from onnxinit.analysis.operators.table import Key, Operators, Reading, Row, Site, out_value
 from onnxinit.analysis.trail import Tile
 from onnxinit.analysis.weight import FAN_ROLES, ROLES, Kind
 from onnxinit.errors import ModelError, SchemeError
@@ -56,8 +56,12 @@ class _Operand:
     axes: tuple[_Axis, ...] = ()
     groups: str = ""
 
-    def read(self, site: Site) -> Reading:
+    def read(self, site: Site, weight: int | None) -> Reading:
         """What the operand holds at one use.
+
+        Args:
+            site: The use.
+            weight: The input that holds the operator's kernel, None where none is described.
 
         Raises:
             ModelError: The axes described do not fit the operand.
@@ -66,7 +70,8 @@ class _Operand:
         source = next((v for v in node.inputs if v is not None and not v.static), None)
         g = node.int_attribute(self.groups, 1) if self.groups else 1
         tiles = self._tiles(site, g) if self.axes else None
-        return Reading(self.role, tiles, groups=g, output=out_value(node), source=source)
+        layer = node.input(weight) if self.role == "bias" and weight is not None else None
+        return Reading(self.role, tiles, groups=g, output=out_value(node), source=source, layer=layer)
 
     def _tiles(self, site: Site, groups: int) -> list[list[Tile]]:
         value = site.node.input(self.input)
@@ -82,18 +87,33 @@ class _Operand:
         return tiles
 
 
-def load_operators(path: Path | str) -> dict[Key, Row]:
-    """Read a file that describes operators.
+def load_operators(*paths: Path | str) -> Operators:
+    """Read files that describe operators.
 
     Args:
-        path: A TOML file as the module says.
+        paths: TOML files as the module says. An operator may be described in several, an operand in one of them.
 
     Returns:
         Rows by domain and operator, for `analyse(file, operators=...)`.
 
     Raises:
-        SchemeError: The file cannot be read, or describes something that cannot be; the message says which entry.
+        SchemeError: A file cannot be read, or describes something that cannot be; the message says which entry.
     """
+    operands: dict[Key, dict[int, _Operand]] = {}
+    for path in paths:
+        for i, entry in enumerate(_entries(path)):
+            operand = _operand(f"{path}, operator {i + 1}", entry)
+            inputs = operands.setdefault(operand.key, {})
+            if operand.input in inputs:
+                raise SchemeError(
+                    f"{operand.where} describes input {operand.input} of {operand.key[1]} again: remove one"
+                )
+            inputs[operand.input] = operand
+    return {key: _row(inputs) for key, inputs in operands.items()}
+
+
+def _entries(path: Path | str) -> list[dict[str, Any]]:
+    """The tables of a file."""
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as e:
@@ -103,20 +123,15 @@ def load_operators(path: Path | str) -> dict[Key, Row]:
     entries = content.get("operator")
     if set(content) != {"operator"} or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
         raise SchemeError(f"{path} describes no operators: start each with a line [[operator]], and nothing else")
-    operands: dict[Key, dict[int, _Operand]] = {}
-    for i, entry in enumerate(entries):
-        operand = _operand(f"{path}, operator {i + 1}", entry)
-        inputs = operands.setdefault(operand.key, {})
-        if operand.input in inputs:
-            raise SchemeError(f"{operand.where} describes input {operand.input} of {operand.key[1]} again: remove one")
-        inputs[operand.input] = operand
-    return {key: _row(inputs) for key, inputs in operands.items()}
+    return entries
 
 
 def _row(operands: Mapping[int, _Operand]) -> Row:
+    weight = next((o.input for o in operands.values() if o.role in FAN_ROLES), None)
+
     def read(site: Site) -> Reading | None:
         operand = operands.get(site.at)
-        return operand.read(site) if operand is not None else None
+        return operand.read(site, weight) if operand is not None else None
 
     return read
 

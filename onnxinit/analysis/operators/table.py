@@ -81,6 +81,7 @@ class Reading:
 
 
 Row = Callable[[Site], Reading | None]
+Operators = Mapping[Key, Row]
 
 OPERATORS: dict[Key, Row] = {}
 HOLDS: dict[Key, Mapping[int, str]] = {}

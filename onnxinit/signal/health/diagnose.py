@@ -13,6 +13,7 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from onnxinit.analysis import analyse
+from onnxinit.analysis.operators import Operators
 from onnxinit.errors import DataError
 from onnxinit.model import ModelFile
 from onnxinit.plan import SIGNAL_ROLES, Plan
@@ -51,6 +52,7 @@ class Look:
         layers: From how many layers the gradient is measured, evenly spaced in the order of execution; 0 for none.
         seed: Root seed of synthetic feeds and perturbations.
         running: How pieces of the network are run.
+        operators: Operators that a user describes.
     """
 
     data: DataOptions = field(default_factory=DataOptions)
@@ -58,6 +60,7 @@ class Look:
     layers: int = 12
     seed: int = 0
     running: Running = PLAIN
+    operators: Operators = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, number, least in (("probes", self.probes, 2), ("gradient-layers", self.layers, 0)):
@@ -77,7 +80,7 @@ def look_at(file: ModelFile, told: Look) -> Diagnosis:
         DataError: The data does not fit the model.
     """
     started = time.perf_counter()
-    analysis = analyse(file)
+    analysis = analyse(file, told.operators)
     data = told.data
     made_up = data.data is None and data.samples is None
     feeds = (replace(data, samples=SYNTHETIC_SAMPLES) if made_up else data).open(model_inputs(file.proto), told.seed)

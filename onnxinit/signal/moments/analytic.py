@@ -11,7 +11,17 @@ from onnxinit.analysis.flow import LAYERS
 from onnxinit.analysis.operators.table import SCALE, ZERO_POINT
 from onnxinit.analysis.view import Node, Value
 from onnxinit.errors import SchemeError
-from onnxinit.plan import SIGNAL_ROLES, Entry, Plan, Vector, asked_moments, asked_std, base_entry, block_means
+from onnxinit.plan import (
+    SIGNAL_ROLES,
+    Entry,
+    Plan,
+    Vector,
+    asked_moments,
+    asked_std,
+    base_entry,
+    block_means,
+    sampled,
+)
 from onnxinit.signal.moments.arrays import array_moments
 from onnxinit.signal.moments.carry import Layer, Sweep
 from onnxinit.signal.moments.moments import Moments, constant, normal
@@ -234,7 +244,7 @@ class _Work:
             gain = entry.gain if isinstance(entry.gain, float) else 1.0
             return normal(gain * held.mean, gain * gain * held.var)
         drawn = self._bases.get(ident, entry)
-        asked = asked_moments(weight, drawn.scheme, drawn.gain)
+        asked = asked_moments(sampled(drawn, self._analysis), drawn.scheme, drawn.gain)
         if asked is None:
             return normal(0.0, 1.0 / max(1.0, weight.fan_in or 1.0))
         return normal(asked[0], asked[1] ** 2)
@@ -244,7 +254,7 @@ class _Work:
         weight, entry = self._analysis.by_id.get(ident), self._entries.get(ident)
         if weight is None or entry is None or entry.measured is not None or entry.pending:
             return {}
-        return block_means(weight, entry.scheme, entry.gain)
+        return block_means(sampled(entry, self._analysis), entry.scheme, entry.gain)
 
     def settled(self, entry: Entry) -> Entry:
         """An analytic entry with its gain."""
@@ -252,8 +262,8 @@ class _Work:
         if not layer.outputs or layer.note or isinstance(base.gain, Vector):
             return replace(base, why=f"{entry.why}; {layer.note or 'no rule reaches its layer'}")
         gain = float(f"{base.gain * layer.gain:.{_DIGITS}g}")
-        weight = self._analysis.by_id[entry.id]
-        return replace(base, gain=gain, std=asked_std(weight, base.scheme, gain), why=entry.why)
+        std = asked_std(sampled(entry, self._analysis), base.scheme, gain)
+        return replace(base, gain=gain, std=std, why=entry.why)
 
     def predictions(self, sweep: Sweep) -> Predictions:
         found: list[tuple[int, Prediction]] = []

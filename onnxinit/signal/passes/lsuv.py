@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxinit.analysis import Weight
-from onnxinit.plan import Entry, Gain, Measured, Plan, Vector, entry_of
+from onnxinit.plan import Entry, Gain, Measured, Plan, Vector, entry_of, sampled
 from onnxinit.schemes import Spec
 from onnxinit.signal.passes.balance import Balance
 from onnxinit.signal.passes.findings import Finding, Status
@@ -90,7 +90,7 @@ def lsuv(
     swept = Swept(sweep.supply.plan, tuple(sweep.findings), tuple(sweep.walk.norms))
     if any(s.values["balance"] for s in sweep.asked.values()):
         swept = _balanced(swept, sweep, start, feeds, running)
-    entries = (folded(e, supply.analysis.by_id[e.id]) for e in swept.plan.entries)
+    entries = (folded(e, sampled(e, supply.analysis)) for e in swept.plan.entries)
     return replace(swept, plan=replace(swept.plan, entries=tuple(entries)))
 
 
@@ -169,7 +169,7 @@ class _Sweep:
         entry = self.supply.entry(layer.weight.path)
         if entry is None:
             return
-        if layer.weight.id in self._set:
+        if entry.draws_as in self._set:
             self._look(layer, "later use", "its first use decided the scale")
             return
         entry = self._near_one(layer, self._learn(layer, entry))
@@ -179,12 +179,16 @@ class _Sweep:
             self._exact(layer, entry)
         else:
             self._iterate(layer, entry)
-        self._set.update(weight.id for weight in (layer.weight, *layer.joined))
+        joined = (self.supply.entry(weight.path) for weight in layer.joined)
+        self._set.update(e.draws_as for e in (entry, *joined) if e is not None)
 
     def _learn(self, layer: Layer, entry: Entry) -> Entry:
         """The entry with the values that the layer's input asks for, where they are to be learned."""
         spec = self._learned.get(layer.weight.id)
         if spec is None:
+            return entry
+        if entry.turned:
+            self._notes[layer.weight.id] = f"its base stands: it holds '{entry.draws_as}' transposed"
             return entry
         entry, self._notes[layer.weight.id] = learn(layer, entry, spec, self.walk.engine, self.supply)
         self.supply.set(entry)
@@ -200,7 +204,7 @@ class _Sweep:
         if layer.bias:
             engine.compute([layer.bias])
         engine.compute([layer.output, layer.bias], {layer.step: layer.bare} if layer.bare is not None else None)
-        each = self._flag(layer, "per_channel") and layer.channels is not None
+        each = self._flag(layer, "per_channel") and layer.channels is not None and not entry.turned
         axis = _gain_axis(layer.weight) if each else None
         output = Output(layer, engine, axis is not None, for_norm=self.walk.feeds_norm(layer))
         target = self._target(layer.weight.id)

@@ -39,6 +39,9 @@ class Supply:
         self.donors = donors or Donors()
         self._plan = plan
         self._entries = {e.id: e for e in plan.entries}
+        self._shared: dict[str, list[str]] = {}
+        for e in plan.entries:
+            self._shared.setdefault(e.draws_as, []).append(e.id)
         self._by_path = {w.path: w for w in analysis.weights}
         self._quantised: Mapping[str, Fresh] | None = None  # the values of all weights, made for the quantised ones
 
@@ -57,12 +60,11 @@ class Supply:
         return None if weight is None else self._entries.get(weight.id)
 
     def set(self, entry: Entry) -> None:
-        """Settle an entry; weights that share its bytes follow."""
+        """Settle an entry; those that share its values follow."""
+        for old in [self._entries[ident] for ident in self._shared[self._entries[entry.id].draws_as]]:
+            same = replace(entry, id=old.id, role=old.role, shape=old.shape, draws_as=old.draws_as, turned=old.turned)
+            self._entries[old.id] = same
         weight = self.analysis.by_id[entry.id]
-        shared = [w for w in weight.tied_to if (o := self.analysis.by_id.get(w)) and o.shares == entry.id]
-        for ident in (entry.id, *shared):
-            if ident in self._entries:
-                self._entries[ident] = replace(entry, id=ident, draws_as=entry.draws_as)
         if weight.quantised is not None:
             self._quantised = None
 
