@@ -83,6 +83,7 @@ def reinit(
     images: ImageOptions | None = None,
     calibrate: bool = False,
     recalibrate_norm: bool | None = None,
+    recalibrate_activations: bool | None = None,
     strict: bool = False,
     diagnose: bool = False,
     provider: str | None = None,
@@ -128,6 +129,8 @@ def reinit(
         calibrate: Whether the weights of any scheme are scaled by LSUV as well.
         recalibrate_norm: Whether batch norms get the statistics of their input on the data; if not given, they do
             where LSUV scales.
+        recalibrate_activations: Whether quantised activations get scales and zero points for the range that their
+            values have on the data; if not given, they do where data is given, and no plan.
         strict: Whether a weight that could not be scaled is an error.
         diagnose: Whether to look at the signal and the gradient before and after (`Result.before`, `Result.after`).
         provider: The execution provider of ONNX Runtime that runs the model; the processor's if not given.
@@ -174,6 +177,7 @@ def reinit(
         input_mean,
         input_var,
         Running(workers, provider, None if spill is None else Path(spill)),
+        recalibrate_activations,
     )
     given = _open(model, external_root)
     operators = asked.operators()
@@ -183,6 +187,7 @@ def reinit(
     made = replace(made, arguments={**made.arguments, **told.given()})
     if still_made := _still_made(made, analysis):
         file, analysis = _understood(given, asked, operators, still_made)
+    told = told.with_activations(analysis, planned=plan is not None, kept=keep_scales)
     if data is not None and not dry_run and (diagnose or told.wanted(made)):
         told = told.opened(file)
     before = _look_before(given, told, operators) if diagnose else None

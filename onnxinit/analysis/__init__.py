@@ -3,7 +3,7 @@
 from onnxinit.analysis.analyse import analyse
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.packing import packed, unpacked
-from onnxinit.analysis.quantisation import zero_points
+from onnxinit.analysis.quantisation import CODES, zero_points
 from onnxinit.analysis.storing import with_stored
 from onnxinit.analysis.weight import (
     FAN_ROLES,
@@ -21,6 +21,7 @@ from onnxinit.analysis.weight import (
 )
 
 __all__ = [
+    "CODES",
     "FAN_ROLES",
     "LINEAR",
     "PARAMETER_ROLES",

@@ -22,7 +22,7 @@ from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.keeping import attribute_lists, stored_aside, unused_id
 from onnxinit.analysis.levels import with_levels
 from onnxinit.analysis.norms import find_norms
-from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Operators, Reading
+from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, ZERO_POINT, Operators, Reading
 from onnxinit.analysis.quantisation import Codes, Quantisation
 from onnxinit.analysis.recurrence import find_cells
 from onnxinit.analysis.required import check_required
@@ -115,6 +115,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
+_ASIDE = {SCALE: "quant_scale", ZERO_POINT: "quant_zero_point"}
 _MOST_READ = 1 << 26  # bytes; a larger tensor is no mask and no table of constants that a look would tell
 _RUN = 1 << 18  # elements
 
@@ -248,7 +249,14 @@ class _Assembly:
         kept.extend(attribute_lists(nodes, taken))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
-        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made))
+        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made), tuple(self._aside(kept)))
+
+    def _aside(self, kept: Iterable[Kept]) -> Iterator[Weight]:
+        """What is kept as scales and zero points, each with its role."""
+        for path, role in ((k.path, _ASIDE.get(k.reason)) for k in kept):
+            if role is not None and path in self._tensors:
+                uses = (use for value in self._tensors[path].values for use in value.uses)
+                yield self._fitted(path, self._tensors[path], role, tuple(Use(n.op, n.name, at) for n, at in uses))
 
     def graph(self, view: GraphView, constants: Constants, read: Reader) -> Graph:
         """Where the weights meet the graph."""

@@ -46,7 +46,7 @@ from onnxinit.model import StoredTensor
 
 _T = TensorProto
 # Element type -> the least and the largest code, and the bits of one.
-_CODES: Mapping[int, tuple[float, float, int]] = {
+CODES: Mapping[int, tuple[float, float, int]] = {
     **{
         kind: (-(1 << b - 1), (1 << b - 1) - 1, b)
         for kind, b in ((_T.INT2, 2), (_T.INT4, 4), (_T.INT8, 8), (_T.INT16, 16), (_T.INT32, 32))
@@ -127,7 +127,7 @@ class Quantisation:
         form = _form(taken, stored)
         if form is not None:
             taken = [_unpacked(f, form.shape) for f in taken]
-        bits = form.bits if form is not None else _CODES.get(stored.data_type, (0, 0, 0))[2]
+        bits = form.bits if form is not None else CODES.get(stored.data_type, (0, 0, 0))[2]
         one = form or Form(stored.dims, bits, ())
         if not bits or not math.prod(one.shape):
             raise UnknownFormError
@@ -245,7 +245,7 @@ class Quantisation:
         dims = stored.dims
         if not all(paths) or sizes[0] != 1 or sizes[1] not in (1, math.prod(dims)):
             return None
-        low, high, bits = _CODES[_T.INT32]
+        low, high, bits = CODES[_T.INT32]
         grain = dims if sizes[1] == 1 else (1,) * len(dims)
         return Quantised("", "", 0.0, grain, low, high, bits, dims, factors=(paths[0], paths[1]))
 
@@ -254,7 +254,7 @@ class Quantisation:
     def _quantised(self, stored: StoredTensor, source: Source, form: Form, *, packed: bool) -> Quantised:
         bits, shape, kind = form.bits, form.shape, stored.data_type
         elements = packed and kind == _T.UINT8  # of which each may hold several codes
-        low, high = (min(form.levels), max(form.levels)) if form.levels else _CODES[kind][:2]
+        low, high = (min(form.levels), max(form.levels)) if form.levels else CODES[kind][:2]
         if elements and not form.levels:
             low, high = 0, (1 << bits) - 1
         unsigned = kind in _UNSIGNED and not form.levels
@@ -365,7 +365,7 @@ def _form(taken: Sequence[Found], stored: StoredTensor) -> Form | None:
     if not forms:
         return None
     form = forms[0]
-    bits = form.bits or _CODES.get(stored.data_type, (0, 0, 0))[2]
+    bits = form.bits or CODES.get(stored.data_type, (0, 0, 0))[2]
     form = replace(form, bits=bits)
     if len(forms) < len(taken) or any(f != forms[0] for f in forms) or not 2 <= bits <= 8 or min(form.blocks) < 1:
         raise UnknownFormError

@@ -319,6 +319,7 @@ class Analysis:
         normless: Whether the network has weight layers but no normalisation anywhere (batch norm folded away, say).
         depth: Number of residual or layer blocks, for depth rules.
         generated: The weights among the kept that the graph makes at run time.
+        aside: The scales and zero points among the kept, of activations mostly, which a pass over data may measure.
         graph: The graph that it is of, for what carries signals through it; None for an analysis made by hand.
     """
 
@@ -327,8 +328,9 @@ class Analysis:
     normless: bool = False
     depth: int = 0
     generated: tuple[Made, ...] = ()
+    aside: tuple[Weight, ...] = ()
     graph: Graph | None = field(default=None, compare=False, repr=False)
     by_id: dict[str, Weight] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.by_id.update((w.id, w) for w in self.weights)
+        self.by_id.update((w.id, w) for w in (*self.aside, *self.weights))

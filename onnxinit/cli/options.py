@@ -109,6 +109,12 @@ _RUNNING = [
         default=None,
         help="Whether batch norms get the statistics of their input on the data. [default: where LSUV scales]",
     ),
+    click.option(
+        "--recalibrate-activations/--no-recalibrate-activations",
+        default=None,
+        help="Whether quantised activations get scales for the range of their values on the data. "
+        "[default: where --data is given]",
+    ),
     click.option("--strict", is_flag=True, help="Leave with status 3 if a weight could not be scaled."),
     provider,
     spill,

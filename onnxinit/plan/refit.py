@@ -16,6 +16,7 @@ def with_fitted(
     made: Mapping[str, Entry | Left],
     spared: Mapping[str, Left],
     planned: Mapping[str, Entry] | None = None,
+    measured: Collection[str] = (),
 ) -> list[Entry | Left]:
     """The plan's lines for all weights in file order: those given, and those of the scales and zero points.
 
@@ -27,12 +28,13 @@ def with_fitted(
         made: The lines of what schemes draw, by id.
         spared: The lines of scales and zero points that the user keeps, by id.
         planned: Entries of an earlier plan by id, whose gains count.
+        measured: Paths of scales of activations that were measured, which move the scale of a bias with them.
     """
     drawn = {ident for ident, line in made.items() if isinstance(line, Entry) and not moves_codes(line)}
     parameters = {w.path: w for w in analysis.weights if w.role in PARAMETER_ROLES}
     owners = _owners(analysis)
     moving = {path for path, w in parameters.items() if w.id not in spared and all(o.id in drawn for o in owners[path])}
-    while held := {path for path in moving if not _can_move(path, parameters, moving, owners[path])}:
+    while held := {path for path in moving if not _can_move(path, parameters, moving, owners[path], measured)}:
         moving -= held
     lines: list[Entry | Left] = []
     for weight in analysis.weights:
@@ -58,7 +60,7 @@ def moves_codes(entry: Entry) -> bool:
 
 def held_to_old_scales(analysis: Analysis, entries: Collection[Entry]) -> Iterator[str]:
     """The ids of the quantised weights that are drawn within the range that they had: their scale stays."""
-    fitted = {analysis.by_id[e.id].path for e in entries if e.scheme.name == REFIT}
+    fitted = {analysis.by_id[e.id].path for e in entries if e.scheme.name == REFIT or e.role == "quant_scale"}
     for entry in entries:
         quantised = analysis.by_id[entry.id].quantised
         if (
@@ -79,14 +81,20 @@ def _owners(analysis: Analysis) -> dict[str, list[Weight]]:
     return owners
 
 
-def _can_move(path: str, parameters: Mapping[str, Weight], moving: Collection[str], owners: Collection[Weight]) -> bool:
+def _can_move(
+    path: str,
+    parameters: Mapping[str, Weight],
+    moving: Collection[str],
+    owners: Collection[Weight],
+    measured: Collection[str],
+) -> bool:
     """Whether what a scale or zero point is worked out from, or has to agree with, moves too."""
     for owner in owners:
         q = owner.quantised
         assert q is not None
         if path == q.zero_point and q.scale not in moving:
             return False
-        if path == q.scale and q.factors and not any(f in moving for f in q.factors):
+        if path == q.scale and q.factors and not any(f in moving or f in measured for f in q.factors):
             return False
         if path in q.factors and q.scale in parameters and q.scale not in moving:
             return False

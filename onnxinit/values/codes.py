@@ -144,6 +144,42 @@ def rounded(scale: Numbers, dtype: str) -> Numbers:
     return np.maximum(scale, least).astype(kind).astype(np.float64)
 
 
+def symmetric(ends: tuple[float, float], zero: float) -> tuple[float, float]:
+    """The codes that lie as far below a zero point as above it."""
+    reach = min(ends[1] - zero, zero - ends[0])
+    return zero - reach, zero + reach
+
+
+def parameters(
+    low: Numbers, high: Numbers, ends: tuple[float, float], zero: Numbers | None, dtype: str, room: float = 1.0
+) -> tuple[Numbers, Numbers]:
+    """Scales and zero points that just hold values between two ends, zero among them.
+
+    Args:
+        low: The least values, at most 0.
+        high: The largest, at least 0.
+        ends: The least and the largest code.
+        zero: The zero points, where they stay.
+        dtype: The type of the scales.
+        room: How many times larger the scales are than they need to be.
+    """
+    if zero is None:
+        scale = rounded(_or_one((high - low) / (ends[1] - ends[0]) * room), dtype)
+        return scale, np.clip(np.rint(np.rint(ends[0] / room) - low / scale), *ends)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.fmax(_finite(high / (ends[1] - zero)), _finite(low / (ends[0] - zero)))
+    return rounded(_or_one(scale * room), dtype), zero
+
+
+def _or_one(scale: Numbers) -> Numbers:
+    """Where all values are zero, any scale will do: one."""
+    return np.where(scale > 0, scale, 1.0)
+
+
+def _finite(scale: Numbers) -> Numbers:
+    return np.where(np.isfinite(scale), scale, 0.0)
+
+
 def stored_scale(one: Quantised, read: Read) -> Numbers:
     """The scales that a file holds, in the order of the grid."""
     scale: Numbers = np.ones(1)

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from onnxinit.analysis.weight import Analysis, Part, Weight
+from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Part, Weight
 from onnxinit.errors import ModelError, SchemeError
 from onnxinit.model import Chunk, Fresh
 from onnxinit.plan import (
@@ -31,7 +31,7 @@ from onnxinit.sampling import CHUNK, stream, weight_key
 from onnxinit.schemes import Block
 from onnxinit.values.codes import Read, real_weight
 from onnxinit.values.laws import Along, Law, law_of
-from onnxinit.values.quantise import Encoded, Fitted, Fitting
+from onnxinit.values.quantise import Encoded, Fitted, Fitting, Told
 from onnxinit.values.rounding import STORED, Floats, Stored
 from onnxinit.values.sources import Moved, Source
 from onnxinit.values.tally import Tally
@@ -68,7 +68,9 @@ def fresh(
     reals: dict[str, Fresh] = {}
     for e in plan.entries:
         weight = sampled(e, analysis)
-        if moves_codes(e):
+        if e.measured is not None and weight.role in PARAMETER_ROLES:
+            own[e.id] = Told(weight, e.measured)
+        elif moves_codes(e):
             own[e.id] = Moved(weight, e, weight_key(plan.seed, e.draws_as), read)
         elif weight.quantised is not None:
             reals[e.id] = _values(plan, e, weight, read, donors)

@@ -17,19 +17,22 @@ import numpy.typing as npt
 
 from onnxinit.analysis import Analysis, Quantised, Weight
 from onnxinit.model import Chunk, Fresh
-from onnxinit.plan import REFIT, Plan
+from onnxinit.plan import REFIT, Measured, Plan
 from onnxinit.values.codes import (
     Bytes,
     Numbers,
     Read,
     bits_of,
     encode,
+    pack,
     pack_scales,
     pack_zero_points,
+    parameters,
     places,
     rounded,
     spread,
     stored_zero,
+    symmetric,
 )
 from onnxinit.values.rounding import Floats
 from onnxinit.values.tally import Tally
@@ -51,6 +54,11 @@ class Fitting:
         self._read = read
         self._types = {w.path: w.dtype for e in plan.entries if (w := analysis.by_id[e.id]) and e.scheme.name == REFIT}
         self._gains = {analysis.by_id[e.id].path: e.gain for e in plan.entries if isinstance(e.gain, float)}
+        self._told = {
+            analysis.by_id[e.id].path: e.measured.values.astype(np.float64)
+            for e in plan.entries
+            if e.measured is not None and e.role == "quant_scale"
+        }
         self._owners: dict[str, list[tuple[Quantised, Fresh]]] = {}
         for ident, values in reals.items():
             one = analysis.by_id[ident].quantised
@@ -66,7 +74,7 @@ class Fitting:
 
     def is_fitted(self, one: Quantised) -> bool:
         """Whether the scale of a weight follows its values."""
-        return one.scale in self._types or any(path in self._types for path in one.factors)
+        return any(path in self._types or path in self._told for path in (one.scale, *one.factors))
 
     def scale(self, one: Quantised) -> Numbers:
         """The scales of a weight, in the order of its grid."""
@@ -77,6 +85,8 @@ class Fitting:
         return self._fit(one.scale)[1] if one.zero_point in self._types else stored_zero(one, self._read)
 
     def _of(self, path: str) -> Numbers:
+        if path in self._told:
+            return self._told[path]
         return self._fit(path)[0] if path in self._types else self._read(path).astype(np.float64).reshape(-1)
 
     def _product(self, one: Quantised) -> Numbers:
@@ -99,28 +109,11 @@ class Fitting:
         if one.factors:
             return rounded(self._product(one), dtype), stored_zero(one, self._read)
         low, high = _range([(o, values) for o, values in owners])
-        room = self._gains.get(path, 1.0)
+        ends, room = (one.low, one.high), self._gains.get(path, 1.0)
         if one.zero is not None:
-            zero: Numbers = np.full(1, one.zero)
-            scale = np.maximum(-low, high) / min(one.high - one.zero, one.zero - one.low)
-            return rounded(_or_one(scale * room), dtype), zero
-        if one.zero_point in self._types:
-            scale = rounded(_or_one((high - low) / (one.high - one.low) * room), dtype)
-            first = np.rint(one.low / room)
-            return scale, np.clip(np.rint(first - low / scale), one.low, one.high)
-        zero = stored_zero(one, self._read)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = np.fmax(_finite(high / (one.high - zero)), _finite(low / (one.low - zero)))
-        return rounded(_or_one(scale * room), dtype), zero
-
-
-def _or_one(scale: Numbers) -> Numbers:
-    """Where all values are zero, any scale will do: one."""
-    return np.where(scale > 0, scale, 1.0)
-
-
-def _finite(scale: Numbers) -> Numbers:
-    return np.where(np.isfinite(scale), scale, 0.0)
+            return parameters(low, high, symmetric(ends, one.zero), np.full(1, one.zero), dtype, room)
+        zero = None if one.zero_point in self._types else stored_zero(one, self._read)
+        return parameters(low, high, ends, zero, dtype, room)
 
 
 def _range(owners: Sequence[tuple[Quantised, Fresh]]) -> tuple[Numbers, Numbers]:
@@ -224,3 +217,31 @@ class Fitted:
         if self.weight.role == "quant_scale":
             return pack_scales(self.fitting.scale(one), self.weight.dtype)
         return pack_zero_points(self.fitting.zero(one), self.weight.dtype, one)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A scale or zero point that was measured.
+
+    Attributes:
+        weight: The tensor.
+        measured: What it gets.
+    """
+
+    weight: Weight
+    measured: Measured
+
+    @property
+    def nbytes(self) -> int:
+        """Size as it is stored."""
+        return (self.weight.size * bits_of(self.weight.dtype) + 7) // 8
+
+    def chunks(self) -> Iterator[Chunk]:
+        """One job that encodes it."""
+        yield Chunk(0, self.nbytes, self._made)
+
+    def _made(self) -> Bytes:
+        values = self.measured.values.astype(np.float64)
+        if self.weight.role == "quant_scale":
+            return pack_scales(values, self.weight.dtype)
+        return pack(values, self.weight.dtype)

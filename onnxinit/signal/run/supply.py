@@ -42,7 +42,8 @@ class Supply:
         self._shared: dict[str, list[str]] = {}
         for e in plan.entries:
             self._shared.setdefault(e.draws_as, []).append(e.id)
-        self._by_path = {w.path: w for w in analysis.weights}
+        planned = (w for w in analysis.aside if w.id in self._entries)
+        self._by_path = {w.path: w for w in (*analysis.weights, *planned)}
         self._quantised: Mapping[str, Fresh] | None = None  # the values of all weights, made for the quantised ones
 
     @property
