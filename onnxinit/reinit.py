@@ -73,6 +73,7 @@ def reinit(
     keep_scales: bool = False,
     flush_subnormals: bool = False,
     materialize: bool = True,
+    densify: bool = False,
     plan: Plan | File | None = None,
     ops: File | Iterable[File] = (),
     tie_equal: bool = False,
@@ -116,6 +117,7 @@ def reinit(
         flush_subnormals: Whether zeros are written in the place of subnormal numbers.
         materialize: Whether weights that the graph makes whenever it runs (ConstantOfShape, RandomNormal and the like
             where a layer wants its weight) become initializers; they stay as they are if not.
+        densify: Whether weights that are stored sparse become dense initializers; they keep their pattern if not.
         plan: A plan, or a file that holds one or a report, in place of the arguments above.
         ops: Files that describe operators which are not known, or otherwise: a path or several. With a plan they stand
             in for those that it was made with.
@@ -163,6 +165,7 @@ def reinit(
         allow_unmatched,
         cascade,
         materialize,
+        densify,
         plan,
         _paths(ops),
         tie_equal,
@@ -185,8 +188,8 @@ def reinit(
     donors = Donors(None if external_root is None else Path(external_root), operators)
     made, signal = asked.plan_for(analysis, donors, operators), None
     made = replace(made, arguments={**made.arguments, **told.given()})
-    if still_made := _still_made(made, analysis):
-        file, analysis = _understood(given, asked, operators, still_made)
+    if spared := _spared(made, analysis, file):
+        file, analysis = _understood(given, asked, operators, spared)
     told = told.with_activations(analysis, planned=plan is not None, kept=keep_scales)
     if data is not None and not dry_run and (diagnose or told.wanted(made)):
         told = told.opened(file)
@@ -275,6 +278,7 @@ def inspect(
     cascade: int | None = None,
     keep_scales: bool = False,
     materialize: bool = True,
+    densify: bool = False,
     plan: Plan | File | None = None,
     ops: File | Iterable[File] = (),
     tie_equal: bool = False,
@@ -298,6 +302,7 @@ def inspect(
         allow_unmatched,
         cascade,
         materialize,
+        densify,
         plan,
         _paths(ops),
         tie_equal,
@@ -334,18 +339,19 @@ def _open(model: File | onnx.ModelProto, external_root: File | None) -> ModelFil
 def _understood(
     file: ModelFile, asked: Asked, operators: Operators, spare: Collection[Weight] = ()
 ) -> tuple[ModelFile, Analysis]:
-    """What is in a model, with the weights stored that its graph makes, but for those that are to stay so."""
+    """What is in a model, with dense stored tensors for its weights as far as that is asked for."""
 
     def read(file: ModelFile) -> Analysis:
         return analyse(file, operators, tie_equal=asked.tie_equal)
 
-    return with_stored(file, read, spare) if asked.materializes else (file, read(file))
+    generated, sparse = asked.set_to("materialize"), asked.set_to("densify")
+    return with_stored(file, read, generated=generated, sparse=sparse, spare=spare)
 
 
-def _still_made(plan: Plan, analysis: Analysis) -> list[Weight]:
-    """The weights that a graph makes and that a plan keeps: they stay what they are."""
+def _spared(plan: Plan, analysis: Analysis, file: ModelFile) -> list[Weight]:
+    """The weights that a plan keeps and that were replaced to be drawn: they stay what they are."""
     drawn = {entry.id for entry in plan.entries}
-    return [w for w in analysis.weights if w.where == "generated" and w.id not in drawn]
+    return [w for w in analysis.weights if w.path in file.replaced and w.id not in drawn]
 
 
 def _settled(

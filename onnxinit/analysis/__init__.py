@@ -4,6 +4,7 @@ from onnxinit.analysis.analyse import analyse
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.packing import packed, unpacked
 from onnxinit.analysis.quantisation import CODES, zero_points
+from onnxinit.analysis.sparse import dense, pattern_of, positions
 from onnxinit.analysis.storing import with_stored
 from onnxinit.analysis.weight import (
     FAN_ROLES,
@@ -15,6 +16,7 @@ from onnxinit.analysis.weight import (
     Kept,
     Layout,
     Part,
+    Pattern,
     Quantised,
     Use,
     Weight,
@@ -32,11 +34,15 @@ __all__ = [
     "Kept",
     "Layout",
     "Part",
+    "Pattern",
     "Quantised",
     "Use",
     "Weight",
     "analyse",
+    "dense",
     "packed",
+    "pattern_of",
+    "positions",
     "unpacked",
     "with_stored",
     "zero_points",

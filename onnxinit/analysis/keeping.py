@@ -41,6 +41,8 @@ def attribute_lists(nodes: Iterable[Node], taken: set[str]) -> Iterator[Kept]:
 
 def stored_aside(model: onnx.ModelProto, path: str) -> str:
     """Why a stored tensor is kept that no value of the graph is."""
+    if path.endswith(".indices"):
+        return "the pattern of a sparse tensor"
     held = _holder(model, path)
     if held is None or held[0].op_type == "Constant":
         return "stored outside the graph that runs (training information, or a function that nothing calls)"

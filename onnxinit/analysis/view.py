@@ -36,7 +36,7 @@ class Value:
         index: Which output of the producer it is.
         uses: The (node, input index) pairs that consume it.
         tensor: Path of the stored tensor that holds it ("" where none does).
-        proto: That tensor in the skeleton; its payload is missing above 1 KiB.
+        proto: That tensor in the skeleton; its payload is missing above 1 KiB. None for a sparse one.
         where: How it is stored: initializer, constant, sparse, or "" where it is not.
         shape: Dimensions as far as known (None for an unknown one); None for an unknown rank.
         dtype: ONNX element type, 0 where unknown.
@@ -204,7 +204,7 @@ class GraphView:
 
     @staticmethod
     def _store(value: Value, path: str, tensor: TensorProto, where: str) -> None:
-        value.tensor, value.proto, value.where = path, tensor, where
+        value.tensor, value.proto, value.where = path, None if where == "sparse" else tensor, where
         value.shape, value.dtype = tuple(tensor.dims), int(tensor.data_type)
 
     def _body(self, nodes: Sequence[NodeProto], scope: _Scope) -> None:
@@ -267,6 +267,10 @@ class GraphView:
         for k, a in enumerate(proto.attribute):
             if a.name == "value" and a.type == AttributeProto.TENSOR and not a.ref_attr_name:
                 self._store(value, f"{path}.attribute[{k}].t", a.t, "constant")
+                return
+            if a.name == "sparse_value" and a.type == AttributeProto.SPARSE_TENSOR and not a.ref_attr_name:
+                self._store(value, f"{path}.attribute[{k}].sparse_tensor.values", a.sparse_tensor.values, "sparse")
+                value.shape = tuple(a.sparse_tensor.dims)
                 return
         for a in attributes.values():  # scalars and lists, and a tensor that a function was handed
             tensor = _as_tensor(a)

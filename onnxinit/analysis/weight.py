@@ -219,6 +219,32 @@ class Quantised:
 
 
 @dataclass(frozen=True, slots=True)
+class Factor:
+    """What the graph multiplies a stored weight by before its layer does.
+
+    Attributes:
+        axis: The stored axis that it differs along, None where it is one number.
+        values: The number, or one for each index.
+    """
+
+    axis: int | None
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Which elements of a dense tensor a sparse one holds.
+
+    Attributes:
+        path: The tensor of indices.
+        count: How many they are.
+    """
+
+    path: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Weight:
     """A tensor that training learns.
 
@@ -250,6 +276,14 @@ class Weight:
         note: What a reader should know, shown by `inspect`; "" mostly.
         quantised: How its codes stand for real values, where it is quantised; layout, fans and the standard deviation
             asked for are those of the real values.
+        factor: What the graph multiplies it by on the way to its layer; None for nothing.
+        live: The share of its elements that a mask in the graph or a sparse pattern leaves.
+        pattern: Which of its elements a sparse weight holds, where shape and layout are those of the dense tensor;
+            None for a weight that holds all.
+        follows: Ids of the weights that it has to follow, with which it makes one (the scale of a weight norm).
+        whole: Whether the graph normalises it and what follows it gives it its size back.
+        effective: The root mean square of what the layer multiplies by, where that is known and the same for whatever
+            is drawn, as behind a spectral norm; else None.
     """
 
     id: str
@@ -276,11 +310,22 @@ class Weight:
     default: float | None = None
     note: str = ""
     quantised: Quantised | None = None
+    factor: Factor | None = None
+    live: float = 1.0
+    pattern: Pattern | None = None
+    follows: tuple[str, ...] = ()
+    whole: bool = False
+    effective: float | None = None
 
     @property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def stored(self) -> int:
+        """Number of elements that the file holds."""
+        return self.size if self.pattern is None else self.pattern.count
 
     @property
     def blocks(self) -> int:

@@ -64,6 +64,11 @@ _PLAN = [
         "initializers. [default: they do]",
     ),
     click.option(
+        "--densify",
+        is_flag=True,
+        help="Weights that are stored sparse become dense ones. [default: they keep their pattern]",
+    ),
+    click.option(
         "--input-mean",
         type=float,
         metavar="X",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,8 @@ class ModelFile:
         scan: What lies where in `source`.
         places: Where each tensor lies, by path.
         folder: Where external data may lie; None for a model given in memory.
-        generated: Paths of the tensors that nodes made before (`model.materialise`).
+        replaced: What stood before where tensors without values are now, by their paths: "generated" for a node,
+            "sparse" for a sparse tensor (`model.materialise`).
     """
 
     path: Path | None
@@ -70,7 +71,7 @@ class ModelFile:
     scan: Scan
     places: dict[str, Place]
     folder: Folder | None = None
-    generated: frozenset[str] = frozenset()
+    replaced: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, external_root: Path | None = None) -> ModelFile:
@@ -101,19 +102,19 @@ class ModelFile:
             raise ModelError("the model has 2 GB or more; save it with external data and give the path") from error
         return _read(None, BytesSource(data), "the model", None)
 
-    def edited(self, edits: Sequence[Edit], made: Sequence[bytes] = ()) -> ModelFile:
+    def edited(self, edits: Sequence[Edit], made: Sequence[tuple[bytes, str]] = ()) -> ModelFile:
         """The file as it is after edits without holes; nothing is written.
 
         Args:
             edits: The edits.
-            made: Those of their pieces that are whole tensors in place of nodes.
+            made: Those of their pieces that are whole tensors in place of something else, with what it was.
         """
         segments, size = splice(self.source.size, edits)
         file = _read(self.path, SplicedSource(self.source, segments, size), str(self.path or "the model"), self.folder)
-        ours = set(map(id, made))
-        starts = {segment.at for segment in segments if id(segment.content) in ours}
+        ours = {id(piece): was for piece, was in made}
+        was = {segment.at: ours[id(segment.content)] for segment in segments if id(segment.content) in ours}
         messages = (place.span.message for place in file.places.values())
-        return replace(file, generated=frozenset(m.path for m in messages if m.start in starts))
+        return replace(file, replaced={m.path: was[m.start] for m in messages if m.start in was})
 
     def has_data(self, path: str) -> bool:
         """Whether the values of a tensor are there: False where external data is missing or too short."""

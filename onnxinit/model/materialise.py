@@ -1,9 +1,10 @@
-"""Weights that nodes make whenever a model runs become stored tensors, whose values are to be drawn."""
+"""Weights that nodes make whenever a model runs, or that are stored sparse, become stored tensors to be drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx
 from onnx import TensorProto, helper
@@ -19,23 +20,25 @@ _IR_WITH_INPUTS = 3  # up to which every initializer of the main graph is an inp
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A tensor that a node makes from nothing but attributes and stored tensors.
+    """What can become a stored tensor: a node that makes one from attributes and stored tensors, or a sparse tensor.
 
     Attributes:
-        path: Place of the node in the file.
-        name: Name of the node's output.
-        dims: Its shape.
-        data_type: Its element type.
+        path: Place in the file of the node, or of the sparse initializer.
+        name: Name of the node's output, or of the initializer.
+        dims: The shape.
+        data_type: The element type.
+        was: How it is stored so far.
     """
 
     path: str
     name: str
     dims: tuple[int, ...]
     data_type: int
+    was: Literal["generated", "sparse"] = "generated"
 
 
 def materialised(file: ModelFile, made: Iterable[Generated]) -> ModelFile:
-    """The file with stored tensors in place of nodes, as yet without values.
+    """The file with stored tensors in place of nodes and sparse tensors, as yet without values.
 
     A tensor becomes an initializer of the node's graph, after those that are there; in files of IR 3 and before it
     becomes an input as well, as these want it. Where there can be no initializer (in functions, and in subgraphs of
@@ -48,7 +51,7 @@ def materialised(file: ModelFile, made: Iterable[Generated]) -> ModelFile:
     places = _Places(file)
     listed = file.proto.ir_version <= _IR_WITH_INPUTS
     edits: list[Edit] = []
-    pieces: list[bytes] = []
+    pieces: list[tuple[bytes, str]] = []
     for one in made:
         node, around, kind = places.find(one.path)
         name = one.name if kind == "GraphProto" and (not listed or around.path == "graph") else ""
@@ -63,7 +66,7 @@ def materialised(file: ModelFile, made: Iterable[Generated]) -> ModelFile:
         if name and listed:
             info: bytes = helper.make_tensor_value_info(name, one.data_type, one.dims).SerializeToString()
             edits.append(Edit(around, around.end, around.end, (bytes_head(_INPUT, len(info)) + info,)))
-        pieces.append(tensor)
+        pieces.append((tensor, one.was))
     return file.edited(edits, pieces)
 
 

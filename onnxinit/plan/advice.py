@@ -44,7 +44,7 @@ def advise(entries: Sequence[Entry], kept: Iterable[Left], held: Iterable[str]) 
             f"{_count(steady)} the std that keeps the variance in place of sparse's 1, which grows through many layers "
             f"without norms: {_some(steady)}; sparse:std=1 is the published one"
         )
-    other = [e.id for e in entries if e.role == "other"]
+    other = [e.id for e in entries if e.role == "other" and e.scheme.name != "refit"]
     if other:
         yield f"{_count(other)} a purpose that the graph does not tell: {_some(other)}; --exclude role:other keeps them"
     narrow = list(held)

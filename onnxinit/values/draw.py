@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,8 +30,10 @@ from onnxinit.plan import (
 from onnxinit.sampling import CHUNK, stream, weight_key
 from onnxinit.schemes import Block
 from onnxinit.values.codes import Read, real_weight
+from onnxinit.values.following import Following
 from onnxinit.values.laws import Along, Law, law_of
-from onnxinit.values.quantise import Encoded, Fitted, Fitting, Told
+from onnxinit.values.picked import Picked
+from onnxinit.values.quantise import Encoded, Fitted, Fitting, Given
 from onnxinit.values.rounding import STORED, Floats, Stored
 from onnxinit.values.sources import Moved, Source
 from onnxinit.values.tally import Tally
@@ -68,19 +70,31 @@ def fresh(
     reals: dict[str, Fresh] = {}
     for e in plan.entries:
         weight = sampled(e, analysis)
+        if weight.pattern is not None and e.scheme.scheme.origin == "own":  # as they are stored, among themselves
+            weight = replace(weight, shape=(weight.stored,), layout=None, pattern=None)
         if e.measured is not None and weight.role in PARAMETER_ROLES:
-            own[e.id] = Told(weight, e.measured)
+            own[e.id] = Given(weight, e.measured)
         elif moves_codes(e):
             own[e.id] = Moved(weight, e, weight_key(plan.seed, e.draws_as), read)
         elif weight.quantised is not None:
             reals[e.id] = _values(plan, e, weight, read, donors)
         elif e.scheme.name != REFIT:
-            own[e.id] = replace(_values(plan, e, weight, read, donors), tally=tally)
+            values = replace(_values(plan, e, weight, read, donors), tally=tally)
+            own[e.id] = values if weight.pattern is None else Picked(weight, weight.pattern, values, read)
     fitting = Fitting(plan, analysis, reals, read)
     own |= {ident: Encoded(analysis.by_id[ident], real, fitting, tally) for ident, real in reals.items()}
-    own |= {e.id: Fitted(analysis.by_id[e.id], fitting) for e in plan.entries if e.scheme.name == REFIT}
-    drawn = {e.id: own.get(e.draws_as, own[e.id]) for e in plan.entries}
-    return {analysis.by_id[e.id].path: Turned(drawn[e.id], e.shape) if e.turned else drawn[e.id] for e in plan.entries}
+    made: dict[str, Fresh] = {}
+    for weight in (analysis.by_id[e.id] for e in plan.entries if e.scheme.name == REFIT):
+        own[weight.id] = _following(weight, analysis, made, read) if weight.follows else Fitted(weight, fitting)
+    for e in plan.entries:
+        drawn = own.get(e.draws_as, own[e.id])
+        made[analysis.by_id[e.id].path] = Turned(drawn, e.shape) if e.turned else drawn
+    return made
+
+
+def _following(weight: Weight, analysis: Analysis, made: Mapping[str, Fresh], read: Read) -> Following:
+    assert analysis.graph is not None, "the analysis is made by hand: it has no graph that says what follows"
+    return Following(weight, analysis.graph.recipes[weight.path], analysis, made, read)
 
 
 def _nothing(path: str, run: tuple[int, int] | None = None) -> npt.NDArray[np.generic]:

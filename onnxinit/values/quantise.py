@@ -220,7 +220,7 @@ class Fitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Given:
     """A scale or zero point that was measured.
 
     Attributes:
