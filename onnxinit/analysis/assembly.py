@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx import TensorProto
@@ -15,7 +15,7 @@ from onnxinit.analysis.generated import generated_weights
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.keeping import attribute_lists, unused_id
 from onnxinit.analysis.levels import with_levels
-from onnxinit.analysis.operators import Reading
+from onnxinit.analysis.operators import SCALE, ZERO_POINT, Reading
 from onnxinit.analysis.shaping import layout_of, thinned
 from onnxinit.analysis.sparse import pattern_of
 from onnxinit.analysis.surroundings import Surroundings
@@ -37,6 +37,8 @@ from onnxinit.analysis.weight import (
     Where,
 )
 from onnxinit.model import ModelFile, StoredTensor
+
+_ASIDE = {SCALE: "quant_scale", ZERO_POINT: "quant_zero_point"}  # kept for a reason, and what it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,14 @@ class Assembly:
         kept.extend(attribute_lists(nodes, taken))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
-        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made))
+        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made), tuple(self._aside(kept)))
+
+    def _aside(self, kept: Iterable[Kept]) -> Iterator[Weight]:
+        """What is kept as scales and zero points, each with its role."""
+        for path, role in ((k.path, _ASIDE.get(k.reason)) for k in kept):
+            if role is not None and path in self._tensors:
+                uses = (use for value in self._tensors[path].values for use in value.uses)
+                yield self._fitted(path, self._tensors[path], role, tuple(Use(n.op, n.name, at) for n, at in uses))
 
     def graph(self, view: GraphView, constants: Constants, read: Read) -> Graph:
         """Where the weights meet the graph."""
