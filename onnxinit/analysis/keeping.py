@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import AttributeProto, TensorProto
 
+from onnxinit.analysis.flow import FLOATS
 from onnxinit.analysis.operators import Reading, held_in_attributes, reason_of_attribute
 from onnxinit.analysis.view import Node, normal_domain
 from onnxinit.analysis.walker import Walker
@@ -55,10 +56,12 @@ def made_at_run_time(nodes: Iterable[Node], walker: Walker, taken: set[str]) -> 
         if value is None or not value.static or (value.scope, value.name) in done:
             continue
         done.add((value.scope, value.name))
+        held = node.attributes.get("value")
+        made = held.t.data_type if held is not None else node.int_attribute("dtype", TensorProto.FLOAT)
+        if made not in FLOATS or 0 in (value.shape or ()):
+            continue  # an exporter puts shapes and pads together so, out of nothing too
         verdicts = [found.verdict for found in walker.readings(value)]
         if any(isinstance(v, Reading) and v.role in FAN_ROLES for v in verdicts):
-            held = node.attributes.get("value")
-            made = held.t.data_type if held is not None else node.int_attribute("dtype", TensorProto.FLOAT)
             dtype = TensorProto.DataType.Name(made).lower()
             shape = tuple(n or 0 for n in value.shape or ())
             reason = f"made at run time by {node.op}, so that the file holds no values to replace"

@@ -76,7 +76,7 @@ class Walker:
         return sorted(found, key=lambda f: f.site.node.index)
 
     def _sites(self, value: Value) -> Iterator[Site]:
-        stack = [(value, Trail.of([n or 0 for n in value.shape or ()]))]
+        stack = [(value, Trail.of([n or 1 for n in value.shape or ()]))]
         seen: set[tuple[int, int, int]] = set()
         while stack:
             at_value, trail = stack.pop()
