@@ -6,7 +6,7 @@ import contextlib
 import gc
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
 from onnxinit.analysis.graph import Graph
-from onnxinit.analysis.keeping import attribute_lists, made_at_run_time, stored_aside, unused_id
+from onnxinit.analysis.keeping import attribute_lists, in_constant, made_at_run_time, stored_aside, unused_id
 from onnxinit.analysis.levels import with_levels
 from onnxinit.analysis.norms import find_norms
 from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Operators, Reading
@@ -45,7 +45,7 @@ from onnxinit.analysis.weight import (
     Where,
 )
 from onnxinit.errors import ModelError
-from onnxinit.model import ModelFile, StoredTensor
+from onnxinit.model import LISTS, ModelFile, StoredTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +143,10 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker) -> dict[str, _Te
     quantisation = Quantisation(walker)
     for path, stored in file.tensors.items():
         held = tuple(values.get(path, ()))
+        if stored.storage in LISTS and not held and not in_constant(file.proto, path):
+            continue  # a setting, or listed with what its operator holds
+        if held and held[0].where == "attribute":
+            stored = replace(stored, dims=tuple(n or 0 for n in held[0].shape or ()))
         if not held:
             tensors[path] = _Tensor(stored, held, reason=stored_aside(file.proto, path))
         elif 0 in stored.dims:
@@ -249,7 +253,7 @@ class _Assembly:
             id=self._ids[path],
             name=value.name,
             scope=value.scope,
-            where=_where(value.where),
+            where=_WHERE.get(value.where, "initializer"),
             role=role,
             shape=stored.dims,
             dtype=TensorProto.DataType.Name(stored.data_type).lower(),
@@ -276,7 +280,7 @@ class _Assembly:
             id=self._ids[path],
             name=value.name,
             scope=value.scope,
-            where=_where(value.where),
+            where=_WHERE.get(value.where, "initializer"),
             role=reading.role,
             shape=stored.dims,
             dtype=TensorProto.DataType.Name(stored.data_type).lower(),
@@ -355,8 +359,7 @@ def _first_results(value: Value) -> list[Value]:
     return [o for node, _ in value.uses for o in node.outputs if o is not None and o.static]
 
 
-def _where(stored: str) -> Where:
-    return "constant" if stored == "constant" else "sparse" if stored == "sparse" else "initializer"
+_WHERE: Mapping[str, Where] = {"constant": "constant", "sparse": "sparse", "attribute": "attribute"}
 
 
 def _reason(tensor: _Tensor, value: Value | None) -> str:

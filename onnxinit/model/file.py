@@ -20,7 +20,7 @@ from onnxinit.model import external
 from onnxinit.model.check import check_graphs
 from onnxinit.model.external import Folder, Region, open_region
 from onnxinit.model.scan import Scan, TensorSpan
-from onnxinit.model.skeleton import Skeleton
+from onnxinit.model.skeleton import NUMBER, Skeleton
 from onnxinit.model.tensor import (
     StoredTensor,
     TensorFaultError,
@@ -49,7 +49,8 @@ class ModelFile:
     """A model file, opened but not loaded.
 
     A tensor has a path, which is its place in the model: `graph.node[5].attribute[0].t`. Who walks `proto` finds the
-    path of a tensor by joining the field names and ordinals of the way down with dots.
+    path of a tensor by joining the field names and ordinals of the way down with dots. Floats that an attribute holds
+    itself, as a list or as the number of a Constant, count as tensors.
 
     Attributes:
         path: The file; None for a model given in memory.
@@ -200,12 +201,23 @@ def _read(path: Path | None, source: Source, name: str, folder: Folder | None) -
     skeleton = Skeleton(source, name)
     tensors: dict[str, StoredTensor] = {}
     places: dict[str, Place] = {}
-    for span in skeleton.scan.tensors:
-        stored, place = _tensor(span, skeleton.find(span.message), name, folder)
+    found = [_tensor(span, skeleton.find(span.message), name, folder) for span in skeleton.scan.tensors]
+    found += [made for span in skeleton.scan.lists if (made := _list(span, skeleton.find(span.message))) is not None]
+    for stored, place in sorted(found, key=lambda pair: pair[1].span.message.start):
         tensors[stored.path] = stored
         places[stored.path] = place
     check_graphs(skeleton.proto, name)
     return ModelFile(path, skeleton.proto, tensors, skeleton.source, skeleton.scan, places)
+
+
+def _list(span: TensorSpan, attribute: onnx.AttributeProto) -> tuple[StoredTensor, Place] | None:
+    """The floats that an attribute holds, as a tensor; None for a number that is a setting."""
+    if not attribute.floats and attribute.name != NUMBER:
+        return None
+    field, dims = ("floats", (len(attribute.floats),)) if attribute.floats else ("f", ())
+    path = f"{span.message.path}.{field}"
+    nbytes = 4 * math.prod(dims)
+    return StoredTensor(path, "", dims, onnx.TensorProto.FLOAT, field, nbytes, ("at", path)), Place(span, None)
 
 
 def _tensor(span: TensorSpan, tensor: onnx.TensorProto, name: str, folder: Folder | None) -> tuple[StoredTensor, Place]:

@@ -13,6 +13,7 @@ from onnxinit.model.scan import Message, Scan, Scanner, SplitMessageError
 from onnxinit.model.splice import Edit, render
 from onnxinit.model.wire import BytesSource, MalformedError, Source
 
+NUMBER = "value_float"  # the attribute of a Constant whose one float is a tensor
 PROTOBUF_LIMIT = 2**31 - 1  # bytes of a message that protobuf parses
 
 
@@ -65,7 +66,7 @@ def _holds_tensors(attributes: Iterable[onnx.AttributeProto]) -> bool:
     for a in attributes:
         if a.HasField("t") or a.HasField("g") or a.HasField("sparse_tensor"):
             return True
-        if a.tensors or a.graphs or a.sparse_tensors:
+        if a.tensors or a.graphs or a.sparse_tensors or a.floats or a.name == NUMBER:
             return True
     return False
 
