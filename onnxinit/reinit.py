@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from onnxinit import __version__
-from onnxinit.analysis import Analysis, Weight, analyse
+from onnxinit.analysis import Analysis, Weight, analyse, with_stored
 from onnxinit.analysis.operators import Operators, load_operators
 from onnxinit.errors import ExpectationError, ModelError, SchemeError
 from onnxinit.model import ModelFile, build, write
@@ -70,6 +70,8 @@ def reinit(
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
     cascade: int | None = None,
+    materialize: bool = True,
+    densify: bool = False,
     plan: Plan | File | None = None,
     ops: File | Iterable[File] = (),
     tie_equal: bool = False,
@@ -107,6 +109,9 @@ def reinit(
         exclude: PATTERNs; a weight that one of them matches is kept.
         allow_unmatched: Whether a pattern that matches nothing is a warning and not an error.
         cascade: How many levels of layers are rewritten, from the output down; all if not given.
+        materialize: Whether weights that the graph makes whenever it runs (ConstantOfShape, RandomNormal and the like
+            where a layer wants its weight) become initializers; they stay as they are if not.
+        densify: Whether weights that are stored sparse become dense initializers; they keep their pattern if not.
         plan: A plan, or a file that holds one or a report, in place of the arguments above.
         ops: Files that describe operators which are not known, or otherwise: a path or several. With a plan they stand
             in for those that it was made with.
@@ -145,7 +150,9 @@ def reinit(
         ExpectationError: With `strict`, a weight could not be scaled.
     """
     selected = several(rules), several(include), several(exclude)
-    asked = Asked(scheme, seed, *selected, allow_unmatched, cascade, plan, _paths(ops), tie_equal).with_plan()
+    asked = Asked(
+        scheme, seed, *selected, allow_unmatched, cascade, materialize, densify, plan, _paths(ops), tie_equal
+    ).with_plan()
     workers = _threads(threads)
     told = Calibration(
         DataOptions(data, batch_size, samples, dims or {}, images or ImageOptions()),
@@ -155,15 +162,17 @@ def reinit(
         input_var,
         Running(workers, provider, None if spill is None else Path(spill)),
     )
-    file = _open(model, external_root)
+    given = _open(model, external_root)
     operators = asked.operators()
-    analysis = analyse(file, operators, tie_equal=tie_equal)
+    file, analysis = _understood(given, asked, operators)
     donors = Donors(None if external_root is None else Path(external_root), operators)
     made, signal = asked.plan_for(analysis, donors, operators), None
     made = replace(made, arguments={**made.arguments, **told.given()})
+    if spared := _spared(made, analysis, file):
+        file, analysis = _understood(given, asked, operators, spared)
     if data is not None and not dry_run and (diagnose or told.wanted(made)):
         told = told.opened(file)
-    before = _look_before(file, told, operators) if diagnose else None
+    before = _look_before(given, told, operators) if diagnose else None
     if told.wanted(made):
         made, signal = _settled(made, analysis, file, told, donors, dry=dry_run)
     if strict and signal is not None:
@@ -243,6 +252,8 @@ def inspect(
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
     cascade: int | None = None,
+    materialize: bool = True,
+    densify: bool = False,
     plan: Plan | File | None = None,
     ops: File | Iterable[File] = (),
     tie_equal: bool = False,
@@ -259,11 +270,12 @@ def inspect(
         SchemeError: A scheme, rule, pattern, seed, plan or described operator is wrong.
     """
     selected = several(rules), several(include), several(exclude)
-    asked = Asked(scheme, seed, *selected, allow_unmatched, cascade, plan, _paths(ops), tie_equal).with_plan()
+    asked = Asked(
+        scheme, seed, *selected, allow_unmatched, cascade, materialize, densify, plan, _paths(ops), tie_equal
+    ).with_plan()
     told = Calibration(input_mean=input_mean, input_var=input_var)
-    file = _open(model, external_root)
     operators = asked.operators()
-    analysis = analyse(file, operators, tie_equal=tie_equal)
+    file, analysis = _understood(_open(model, external_root), asked, operators)
     donors = Donors(None if external_root is None else Path(external_root), operators)
     made = asked.plan_for(analysis, donors, operators)
     if told.wanted(made):
@@ -287,6 +299,24 @@ def _open(model: File | onnx.ModelProto, external_root: File | None) -> ModelFil
     if isinstance(model, onnx.ModelProto):
         return ModelFile.of(model)
     return ModelFile.open(model, external_root=None if external_root is None else Path(external_root))
+
+
+def _understood(
+    file: ModelFile, asked: Asked, operators: Operators, spare: Collection[Weight] = ()
+) -> tuple[ModelFile, Analysis]:
+    """What is in a model, with dense stored tensors for its weights as far as that is asked for."""
+
+    def read(file: ModelFile) -> Analysis:
+        return analyse(file, operators, tie_equal=asked.tie_equal)
+
+    generated, sparse = asked.set_to("materialize"), asked.set_to("densify")
+    return with_stored(file, read, generated=generated, sparse=sparse, spare=spare)
+
+
+def _spared(plan: Plan, analysis: Analysis, file: ModelFile) -> list[Weight]:
+    """The weights that a plan keeps and that were replaced to be drawn: they stay what they are."""
+    drawn = {entry.id for entry in plan.entries}
+    return [w for w in analysis.weights if w.path in file.replaced and w.id not in drawn]
 
 
 def _settled(

@@ -3,6 +3,8 @@
 from onnxinit.analysis.analyse import analyse
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.quantisation import zero_points
+from onnxinit.analysis.sparse import dense, pattern_of, positions
+from onnxinit.analysis.storing import with_stored
 from onnxinit.analysis.weight import (
     FAN_ROLES,
     LINEAR,
@@ -33,5 +35,9 @@ __all__ = [
     "Use",
     "Weight",
     "analyse",
+    "dense",
+    "pattern_of",
+    "positions",
+    "with_stored",
     "zero_points",
 ]

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +17,9 @@ from onnxinit import plugins
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
+from onnxinit.analysis.generated import generated_weights
 from onnxinit.analysis.graph import Graph
-from onnxinit.analysis.keeping import attribute_lists, in_constant, made_at_run_time, stored_aside, unused_id
+from onnxinit.analysis.keeping import attribute_lists, in_constant, stored_aside, unused_id
 from onnxinit.analysis.levels import with_levels
 from onnxinit.analysis.norms import find_norms
 from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Operators, Reading
@@ -26,7 +27,8 @@ from onnxinit.analysis.quantisation import Codes, Quantisation
 from onnxinit.analysis.recurrence import find_cells
 from onnxinit.analysis.required import check_required
 from onnxinit.analysis.shapes import fill_shapes
-from onnxinit.analysis.shaping import layout_of
+from onnxinit.analysis.shaping import layout_of, thinned
+from onnxinit.analysis.sparse import pattern_of
 from onnxinit.analysis.surroundings import Surroundings
 from onnxinit.analysis.ties import tied
 from onnxinit.analysis.view import GraphView, Node, Value
@@ -58,6 +60,12 @@ class _Tensor:
     reason: str = ""  # why it is kept, for one that is not read as a weight could be
     quantised: Quantised | None = None
     fitted: tuple[str, tuple[Use, ...]] | None = None  # role and uses, for one that follows quantised weights
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the graph sees; that of what is stored for a tensor that the graph does not hold."""
+        sparse = bool(self.values) and self.values[0].where == "sparse"
+        return tuple(n or 0 for n in self.values[0].shape or ()) if sparse else self.stored.dims
 
     def reading(self) -> tuple[Found, Reading] | None:
         """The deciding use: the first in topological order of the highest role."""
@@ -98,7 +106,7 @@ def analyse(file: ModelFile, operators: Operators | None = None, *, tie_equal: b
         walker = Walker(view, norms, Flow(view), read, operators)
         tensors = _name_cells(view, _read_all(file, view, walker))
         assembly = _Assembly(file, tensors, Surroundings(view, constants, norms))
-        found = assembly.analysis(view.nodes, walker, bool(norms), tie_equal)
+        found = assembly.analysis(view.nodes, walker, constants, bool(norms), tie_equal)
         return replace(found, graph=assembly.graph(view, constants, read))
 
 
@@ -151,8 +159,8 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker) -> dict[str, _Te
             tensors[path] = _Tensor(stored, held, reason=stored_aside(file.proto, path))
         elif 0 in stored.dims:
             tensors[path] = _Tensor(stored, held, reason="has no elements")
-        elif held[0].where == "sparse":
-            tensors[path] = _Tensor(stored, held, reason="stored sparse, whose values this version does not draw")
+        elif held[0].where == "sparse" and stored.data_type not in FLOATS:
+            tensors[path] = _Tensor(stored, held, reason="stored sparse, of a type that is not drawn")
         elif stored.data_type in FLOATS:
             found = [f for value in held for f in walker.readings(value)]
             tensors[path] = _Tensor(stored, held, tuple(sorted(found, key=lambda f: f.site.node.index)))
@@ -215,7 +223,9 @@ class _Assembly:
             scope = tensor.values[0].scope if tensor.values else ""
             self._ids[path] = unused_id(f"{scope}/{name}" if scope else name, taken)
 
-    def analysis(self, nodes: Sequence[Node], walker: Walker, normed: bool, tie_equal: bool) -> Analysis:
+    def analysis(
+        self, nodes: Sequence[Node], walker: Walker, constants: Constants, normed: bool, tie_equal: bool
+    ) -> Analysis:
         weights: list[Weight] = []
         kept: list[Kept] = []
         for path, tensor in self._tensors.items():
@@ -232,11 +242,12 @@ class _Assembly:
         order = {p: i for i, p in enumerate(self._tensors)}
         weights.sort(key=lambda w: order[w.path])
         taken = set(self._ids.values())
-        kept.extend(made_at_run_time(nodes, walker, taken))
+        made = list(generated_weights(nodes, walker, constants, taken))
+        kept.extend(m.kept for m in made)
         kept.extend(attribute_lists(nodes, taken))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
-        return Analysis(tuple(weights), tuple(kept), normless, depth)
+        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made))
 
     def graph(self, view: GraphView, constants: Constants, read: Reader) -> Graph:
         """Where the weights meet the graph."""
@@ -246,6 +257,11 @@ class _Assembly:
         }
         return Graph(view, sites, self._ids, constants, read)
 
+    def _where(self, path: str) -> Where:
+        stored = self._file.replaced.get(path) or self._tensors[path].values[0].where
+        kinds: tuple[Where, ...] = ("constant", "sparse", "generated", "attribute")
+        return next((kind for kind in kinds if kind == stored), "initializer")
+
     def _fitted(self, path: str, tensor: _Tensor, role: str, uses: tuple[Use, ...]) -> Weight:
         """A tensor of scales or zero points that follows the quantised weights."""
         value, stored = tensor.values[0], tensor.stored
@@ -253,7 +269,7 @@ class _Assembly:
             id=self._ids[path],
             name=value.name,
             scope=value.scope,
-            where=_WHERE.get(value.where, "initializer"),
+            where=self._where(path),
             role=role,
             shape=stored.dims,
             dtype=TensorProto.DataType.Name(stored.data_type).lower(),
@@ -270,7 +286,9 @@ class _Assembly:
     def _weight(self, path: str, tensor: _Tensor, found: Found, reading: Reading) -> Weight:
         value, stored = tensor.values[0], tensor.stored
         same = [f for f in tensor.found if isinstance(f.verdict, Reading) and f.verdict.role == reading.role]
-        layout = layout_of(tensor.quantised.shape if tensor.quantised else stored.dims, same)
+        layout = layout_of(tensor.quantised.shape if tensor.quantised else tensor.shape, same)
+        live = stored.dims[0] / math.prod(tensor.shape) if value.where == "sparse" else 1.0
+        layout = layout if reading.role == "embedding" else thinned(layout, live)
         fan_in, fan_out = _mean_fans(layout)
         uses = tuple(
             Use(f.site.node.op, f.site.node.name, f.site.at, f.site.trail.via)
@@ -280,9 +298,9 @@ class _Assembly:
             id=self._ids[path],
             name=value.name,
             scope=value.scope,
-            where=_WHERE.get(value.where, "initializer"),
+            where=self._where(path),
             role=reading.role,
-            shape=stored.dims,
+            shape=tensor.shape,
             dtype=TensorProto.DataType.Name(stored.data_type).lower(),
             path=path,
             layout=layout,
@@ -295,6 +313,8 @@ class _Assembly:
             default=reading.default,
             note=reading.note,
             quantised=tensor.quantised,
+            pattern=pattern_of(path) if value.where == "sparse" else "",
+            live=live,
         )
         if reading.role in FAN_ROLES and reading.layer is None:
             operands = [f.site.node.input(f.site.at) for f in same]
@@ -347,7 +367,7 @@ class _Assembly:
             id=self._ids[path],
             name=value.name if value is not None else stored.name,
             scope=value.scope if value is not None else "",
-            shape=stored.dims,
+            shape=tensor.shape,
             dtype=TensorProto.DataType.Name(stored.data_type).lower(),
             reason=_reason(tensor, value),
             path=path,
@@ -359,9 +379,6 @@ def _first_results(value: Value) -> list[Value]:
     return [o for node, _ in value.uses for o in node.outputs if o is not None and o.static]
 
 
-_WHERE: Mapping[str, Where] = {"constant": "constant", "sparse": "sparse", "attribute": "attribute"}
-
-
 def _reason(tensor: _Tensor, value: Value | None) -> str:
     """Why a tensor is kept, in words that many tensors share."""
     if tensor.reason or value is None:
@@ -369,6 +386,8 @@ def _reason(tensor: _Tensor, value: Value | None) -> str:
     constants = [f.verdict.reason for f in tensor.found if isinstance(f.verdict, Constant)]
     if constants:
         return constants[0]
+    if value.uses:
+        return "only its shape, or what is counted up from it, is used"
     return "handed out by the model as it is" if value.is_output else "nothing uses it"
 
 

@@ -375,7 +375,7 @@ _RULES: Mapping[str, Callable[[Node, dict[int, Known]], _Shapes]] = {
     "Flatten": _flatten,
     "ConstantOfShape": _filled,
     **dict.fromkeys(("RandomNormal", "RandomUniform"), lambda n, k: [tuple(n.ints_attribute("shape") or ())]),
-    **dict.fromkeys(("RandomNormalLike", "RandomUniformLike"), _same),
+    **dict.fromkeys(("RandomNormalLike", "RandomUniformLike", "EyeLike"), _same),
     "Range": _range,
     "Tile": _tile,
     "TopK": _top_k,

@@ -1,4 +1,4 @@
-"""What is kept beside the tensors that the walker follows: what attributes hold, and kernels made at run time."""
+"""What is kept beside the tensors that the walker follows: what attributes hold."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import re
 from collections.abc import Iterable, Iterator
 
 import onnx
-from onnx import AttributeProto, TensorProto
+from onnx import AttributeProto
 
-from onnxinit.analysis.operators import Reading, held_in_attributes, reason_of_attribute
+from onnxinit.analysis.operators import held_in_attributes, reason_of_attribute
 from onnxinit.analysis.view import Node, normal_domain
-from onnxinit.analysis.walker import Walker
-from onnxinit.analysis.weight import FAN_ROLES, Kept
+from onnxinit.analysis.weight import Kept
 
 _STEP = re.compile(r"(\w+)(?:\[(\d+)\])?")
-_MAKERS = frozenset({"ConstantOfShape", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
 
 
 def unused_id(base: str, taken: set[str]) -> str:
@@ -41,33 +39,10 @@ def attribute_lists(nodes: Iterable[Node], taken: set[str]) -> Iterator[Kept]:
             yield Kept(ident, name, node.scope, (length,), "float", reason)
 
 
-def made_at_run_time(nodes: Iterable[Node], walker: Walker, taken: set[str]) -> Iterator[Kept]:
-    """The kernels and tables that nodes make whenever the model runs, so that no stored values could be replaced.
-
-    Args:
-        nodes: Every node; those of a function once for every call, of which the first counts.
-        walker: Reads what a value is.
-        taken: The ids that are in use; those of the kernels are added.
-    """
-    done: set[tuple[str, str]] = set()
-    for node in nodes:
-        value = node.outputs[0] if node.op in _MAKERS and node.domain == "" else None
-        if value is None or not value.static or (value.scope, value.name) in done:
-            continue
-        done.add((value.scope, value.name))
-        verdicts = [found.verdict for found in walker.readings(value)]
-        if any(isinstance(v, Reading) and v.role in FAN_ROLES for v in verdicts):
-            held = node.attributes.get("value")
-            made = held.t.data_type if held is not None else node.int_attribute("dtype", TensorProto.FLOAT)
-            dtype = TensorProto.DataType.Name(made).lower()
-            shape = tuple(n or 0 for n in value.shape or ())
-            reason = f"made at run time by {node.op}, so that the file holds no values to replace"
-            ident = unused_id(f"{value.scope}/{value.name}" if value.scope else value.name, taken)
-            yield Kept(ident, value.name, value.scope, shape, dtype, reason)
-
-
 def stored_aside(model: onnx.ModelProto, path: str) -> str:
     """Why a stored tensor is kept that no value of the graph is."""
+    if path.endswith(".indices"):
+        return "the pattern of a sparse tensor"
     held = _holder(model, path)
     if held is None or held[0].op_type == "Constant":
         return "stored outside the graph that runs (training information, or a function that nothing calls)"

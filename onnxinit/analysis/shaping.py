@@ -31,6 +31,14 @@ def layout_of(shape: Sequence[int], found: Sequence[Found]) -> Layout | None:
     return Layout(_merge(parts) if _tile(parts, shape) else (_whole(parts[0], shape),))
 
 
+def thinned(layout: Layout | None, live: float) -> Layout | None:
+    """A layout whose fans count the share of the elements that is not zero for good."""
+    if layout is None or live == 1.0:
+        return layout
+    fans = (tuple(f if f is None else f * live for f in (p.fan_in, p.fan_out)) for p in layout.parts)
+    return Layout(tuple(replace(p, fan_in=a, fan_out=b) for p, (a, b) in zip(layout.parts, fans, strict=True)))
+
+
 def _parts(site: Site, reading: Reading) -> list[Part]:
     """What one use says: a part for each matrix that the operator cuts the operand into, mostly one."""
     assert reading.tiles is not None

@@ -28,7 +28,8 @@ def tied(weights: Sequence[Weight], file: ModelFile, *, equal: bool) -> list[Wei
         file: Where they lie.
         equal: Whether weights at places of their own are tied, too, where their values are the same: element by
             element, or of two matrices where one is the transpose of the other. The first is then the one of the
-            highest role. What has one value throughout, and what is quantised, is not.
+            highest role. What has one value throughout, what is quantised or
+            stored sparse, and what the graph made, is not.
 
     Raises:
         ModelError: Values are to be compared and not there.
@@ -50,7 +51,8 @@ def _joined(groups: Iterable[Group], file: ModelFile) -> list[Group]:
     out: list[Group] = []
     for group in groups:
         first = group[0][0]
-        if first.size < 2 or first.quantised is not None or first.role in PARAMETER_ROLES:
+        bare = first.where in ("generated", "sparse") or first.quantised is not None
+        if bare or first.size < 2 or first.role in PARAMETER_ROLES:
             out.append(group)
         else:
             form = tuple(sorted(first.shape)) if len(first.shape) == 2 else first.shape

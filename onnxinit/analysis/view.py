@@ -38,7 +38,7 @@ class Value:
         index: Which output of the producer it is.
         uses: The (node, input index) pairs that consume it.
         tensor: Path of the stored tensor that holds it ("" where none does).
-        proto: That tensor in the skeleton; its payload is missing above 1 KiB.
+        proto: That tensor in the skeleton; its payload is missing above 1 KiB. None for a sparse one.
         where: How it is stored: initializer, constant, sparse, attribute, or "" where it is not.
         shape: Dimensions as far as known (None for an unknown one); None for an unknown rank.
         dtype: ONNX element type, 0 where unknown.
@@ -79,6 +79,7 @@ class Node:
         inputs: Its input values, None for an omitted one.
         outputs: Its output values, None for an omitted one.
         attributes: By name.
+        path: Its place in the file, "" for a boundary node.
         index: Place in a topological order of the whole view.
     """
 
@@ -89,6 +90,7 @@ class Node:
     inputs: list[Value | None]
     outputs: list[Value | None]
     attributes: Mapping[str, AttributeProto]
+    path: str = ""
     index: int = -1
 
     def __repr__(self) -> str:
@@ -204,7 +206,7 @@ class GraphView:
 
     @staticmethod
     def _store(value: Value, path: str, tensor: TensorProto, where: str) -> None:
-        value.tensor, value.proto, value.where = path, tensor, where
+        value.tensor, value.proto, value.where = path, None if where == "sparse" else tensor, where
         value.shape, value.dtype = tuple(tensor.dims), int(tensor.data_type)
 
     def _body(self, nodes: Sequence[NodeProto], scope: _Scope) -> None:
@@ -228,7 +230,7 @@ class GraphView:
         if function is not None:
             self._call(function[0], function[1], inputs, outputs, attributes, scope)
             return
-        node = Node(proto.op_type, domain, proto.name, scope.name, inputs, outputs, attributes)
+        node = Node(proto.op_type, domain, proto.name, scope.name, inputs, outputs, attributes, path)
         label = proto.name or f"{proto.op_type}{at}"
         bodies: dict[str, tuple[GraphProto, _Scope]] = {}
         for k, a in enumerate(proto.attribute):
@@ -270,6 +272,11 @@ class GraphView:
         if stored is not None:
             self._store(value, f"{path}.{stored[0]}", stored[1], "constant")
             return
+        for k, a in enumerate(proto.attribute):
+            if a.name == "sparse_value" and a.type == AttributeProto.SPARSE_TENSOR and not a.ref_attr_name:
+                self._store(value, f"{path}.attribute[{k}].sparse_tensor.values", a.sparse_tensor.values, "sparse")
+                value.shape = tuple(a.sparse_tensor.dims)
+                return
         for a in attributes.values():  # integers, and what a function was handed
             tensor = as_tensor(a)
             if tensor is not None:

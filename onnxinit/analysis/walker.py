@@ -25,7 +25,7 @@ from onnxinit.analysis.views import changed, step
 
 Read = Callable[[str], "npt.NDArray[np.generic] | None"]
 
-_ASIDE = frozenset({"Shape", "Size", "NonZero"})
+_ASIDE = frozenset({"Shape", "Size", "NonZero", "EyeLike", "RandomNormalLike", "RandomUniformLike", "Range"})
 _REDUCTIONS = frozenset(
     {"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMin", "ReduceProd"}
     | {"ReduceLogSumExp", "ReduceLogSum", "ArgMax", "ArgMin"}

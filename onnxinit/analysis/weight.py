@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from onnxinit.model import Generated
+
 if TYPE_CHECKING:
     from onnxinit.analysis.graph import Graph
 
@@ -232,6 +234,9 @@ class Weight:
         note: What a reader should know, shown by `inspect`; "" mostly.
         quantised: How its codes stand for real values, where it is quantised; layout, fans and the standard deviation
             asked for are those of the real values.
+        pattern: Path of the tensor that says where the values of a sparse weight stand; shape and layout are those of
+            the dense tensor, the fans count what the pattern leaves. "" for a weight that is not stored so.
+        live: The share of its elements that the pattern leaves.
     """
 
     id: str
@@ -258,11 +263,18 @@ class Weight:
     default: float | None = None
     note: str = ""
     quantised: Quantised | None = None
+    pattern: str = ""
+    live: float = 1.0
 
     @property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    @property
+    def stored(self) -> int:
+        """Number of elements that the file holds."""
+        return round(self.size * self.live) if self.pattern else self.size
 
     @property
     def blocks(self) -> int:
@@ -284,6 +296,14 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """A weight that the graph makes at run time: as it would be stored, and as it is kept while it is not."""
+
+    stored: Generated
+    kept: Kept
+
+
+@dataclass(frozen=True, slots=True)
 class Analysis:
     """Every tensor of a file: the weights, in file order, and the kept ones with their reasons.
 
@@ -292,6 +312,7 @@ class Analysis:
         kept: Everything else that is stored as a tensor.
         normless: Whether the network has weight layers but no normalisation anywhere (batch norm folded away, say).
         depth: Number of residual or layer blocks, for depth rules.
+        generated: The weights among the kept that the graph makes at run time.
         graph: The graph that it is of, for what carries signals through it; None for an analysis made by hand.
     """
 
@@ -299,6 +320,7 @@ class Analysis:
     kept: tuple[Kept, ...]
     normless: bool = False
     depth: int = 0
+    generated: tuple[Made, ...] = ()
     graph: Graph | None = field(default=None, compare=False, repr=False)
     by_id: dict[str, Weight] = field(default_factory=dict, compare=False, repr=False)
 

@@ -53,6 +53,17 @@ _PLAN = [
     ),
     click.option("--allow-unmatched", is_flag=True, help="A PATTERN that matches nothing is a warning, not an error."),
     click.option(
+        "--materialize/--no-materialize",
+        default=True,
+        help="Whether weights that the graph makes whenever it runs (ConstantOfShape, RandomNormal ...) become "
+        "initializers. [default: they do]",
+    ),
+    click.option(
+        "--densify",
+        is_flag=True,
+        help="Weights that are stored sparse become dense ones. [default: they keep their pattern]",
+    ),
+    click.option(
         "--input-mean",
         type=float,
         metavar="X",

@@ -131,7 +131,7 @@ def _record(model: Path, result: Result) -> dict[str, Any]:
         "model": str(model),
         "output": None if result.path is None else str(result.path),
         "tensors": len(result.weights),
-        "parameters": sum(w.size for w in result.weights),
+        "parameters": sum(w.stored for w in result.weights),
         "bytes": result.nbytes,
         "plan": result.plan.to_json(),
         "signal": None if result.signal is None else result.signal.to_json(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from onnxinit.model.check import check_graphs
 from onnxinit.model.external import Folder, Region, open_region
 from onnxinit.model.scan import Scan, TensorSpan
 from onnxinit.model.skeleton import NUMBER, Skeleton
+from onnxinit.model.splice import Edit, SplicedSource, splice
 from onnxinit.model.tensor import (
     StoredTensor,
     TensorFaultError,
@@ -59,6 +60,9 @@ class ModelFile:
         source: The bytes of the file.
         scan: What lies where in `source`.
         places: Where each tensor lies, by path.
+        folder: Where external data may lie; None for a model given in memory.
+        replaced: What stood before where tensors without values are now, by their paths: "generated" for a node,
+            "sparse" for a sparse tensor (`model.materialise`).
     """
 
     path: Path | None
@@ -67,6 +71,8 @@ class ModelFile:
     source: Source
     scan: Scan
     places: dict[str, Place]
+    folder: Folder | None = None
+    replaced: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, external_root: Path | None = None) -> ModelFile:
@@ -96,6 +102,20 @@ class ModelFile:
         except (EncodeError, ValueError) as error:
             raise ModelError("the model has 2 GB or more; save it with external data and give the path") from error
         return _read(None, BytesSource(data), "the model", None)
+
+    def edited(self, edits: Sequence[Edit], made: Sequence[tuple[bytes, str]] = ()) -> ModelFile:
+        """The file as it is after edits without holes; nothing is written.
+
+        Args:
+            edits: The edits.
+            made: Those of their pieces that are whole tensors in place of something else, with what it was.
+        """
+        segments, size = splice(self.source.size, edits)
+        file = _read(self.path, SplicedSource(self.source, segments, size), str(self.path or "the model"), self.folder)
+        ours = {id(piece): was for piece, was in made}
+        was = {segment.at: ours[id(segment.content)] for segment in segments if id(segment.content) in ours}
+        messages = (place.span.message for place in file.places.values())
+        return replace(file, replaced={m.path: was[m.start] for m in messages if m.start in was})
 
     def has_data(self, path: str) -> bool:
         """Whether the values of a tensor are there: False where external data is missing or too short."""
@@ -207,7 +227,7 @@ def _read(path: Path | None, source: Source, name: str, folder: Folder | None) -
         tensors[stored.path] = stored
         places[stored.path] = place
     check_graphs(skeleton.proto, name)
-    return ModelFile(path, skeleton.proto, tensors, skeleton.source, skeleton.scan, places)
+    return ModelFile(path, skeleton.proto, tensors, skeleton.source, skeleton.scan, places, folder)
 
 
 def _list(span: TensorSpan, attribute: onnx.AttributeProto) -> tuple[StoredTensor, Place] | None:

@@ -5,6 +5,7 @@ The scanner walks only the messages that can hold tensors and jumps over everyth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,8 +115,12 @@ class Message:
         """Its place in the model: the names of the fields from the model down, with ordinals."""
         if self.parent is None:
             return ""
-        step = self.field if self.index < 0 else f"{self.field}[{self.index}]"
-        return f"{self.parent.path}.{step}" if self.parent.parent else step
+        return f"{self.parent.path}.{self.step}" if self.parent.parent else self.step
+
+    @property
+    def step(self) -> str:
+        """The last step of that path."""
+        return self.field if self.index < 0 else f"{self.field}[{self.index}]"
 
 
 @dataclass(slots=True)
@@ -341,6 +346,22 @@ class Scanner:
         if head not in self.messages:
             self.messages[head] = Message(self._keep(around), name, index, (tag, head, start, end))
         return self.messages[head]
+
+    def children(self, around: Message, kind: str) -> dict[str, tuple[Message, str]]:
+        """The messages in one that can lead to tensors, with their kinds, by their step of a path: "node[3]"."""
+        known, counts = _BY_TAG[kind], Counter[str]()
+        found: dict[str, tuple[Message, str]] = {}
+        at = around.start
+        self._load(at)
+        while at < around.end:
+            begin = at
+            tag, head, start, at = self._field(at)
+            if tag in known:
+                name, inner, repeated = known[tag]
+                child = Message(around, name, counts[name] if repeated else -1, (begin, head, start, at))
+                counts[name] += 1
+                found[child.step] = child, inner
+        return found
 
     def tensor(self, message: Message) -> Fields:
         """Find the values of a tensor or of an attribute that holds floats, and what it says of external data."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -103,13 +104,30 @@ def _lengths(edits: Sequence[Edit]) -> list[Edit]:
     return lengths
 
 
+class SplicedSource:
+    """The result of edits without holes, read piece by piece."""
+
+    def __init__(self, source: Source, segments: Sequence[Segment], size: int) -> None:
+        self.size = size
+        self._source = source
+        self._segments = segments
+        self._starts = [segment.at for segment in segments]
+
+    def read(self, start: int, end: int) -> bytes:
+        """Read the bytes [start, end)."""
+        pieces: list[bytes] = []
+        for segment in self._segments[max(bisect_right(self._starts, start) - 1, 0) :]:
+            if segment.at >= end:
+                break
+            first, last = max(start - segment.at, 0), min(end - segment.at, segment.nbytes)
+            if isinstance(segment.content, int):
+                pieces.append(self._source.read(segment.content + first, segment.content + last))
+            elif isinstance(segment.content, bytes):
+                pieces.append(segment.content[first:last])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
 def render(source: Source, edits: Iterable[Edit]) -> bytes:
     """The result of edits without holes, in memory."""
-    segments, _ = splice(source.size, edits)
-    out: list[bytes] = []
-    for segment in segments:
-        if isinstance(segment.content, int):
-            out.append(source.read(segment.content, segment.content + segment.nbytes))
-        elif isinstance(segment.content, bytes):
-            out.append(segment.content)
-    return b"".join(out)
+    segments, size = splice(source.size, edits)
+    return SplicedSource(source, segments, size).read(0, size)

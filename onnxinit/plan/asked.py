@@ -29,6 +29,8 @@ class Asked:
         exclude: PATTERNs of what is kept.
         allow_unmatched: Whether a pattern that matches nothing is a warning.
         cascade: How many levels of layers are rewritten, from the output down.
+        materialize: Whether weights that the graph makes at run time become stored ones.
+        densify: Whether weights that are stored sparse become dense ones.
         plan: A plan, or a file with one, in place of all above.
         ops: Files that describe operators; with a plan, in place of those that it was made with.
         tie_equal: Whether weights of equal values are tied.
@@ -41,6 +43,8 @@ class Asked:
     exclude: tuple[str, ...] = ()
     allow_unmatched: bool = False
     cascade: int | None = None
+    materialize: bool = True
+    densify: bool = False
     plan: Plan | str | os.PathLike[str] | None = None
     ops: tuple[str, ...] = ()
     tie_equal: bool = False
@@ -105,6 +109,11 @@ class Asked:
         )
         return replace(made, arguments=given)
 
+    def set_to(self, name: str) -> bool:
+        """Whether a switch by some name is on, as a plan has it where one is given."""
+        planned = self.plan.arguments if isinstance(self.plan, Plan) else {}
+        return bool(planned.get(name, getattr(self, name)))
+
     def given(self) -> dict[str, object]:
         """The arguments that were given, as JSON values."""
         several = {"rules": self.rules, "include": self.include, "exclude": self.exclude, "ops": self.ops}
@@ -113,6 +122,8 @@ class Asked:
             "seed": self.seed,
             **{k: list(v) or None for k, v in several.items()},
             "cascade": self.cascade,
+            "materialize": None if self.materialize else False,
+            "densify": self.densify or None,
             "tie_equal": self.tie_equal or None,
         }
         return {k: v for k, v in given.items() if v is not None}

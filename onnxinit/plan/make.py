@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -219,6 +220,8 @@ def entry_of(
     """
     if gain is None:
         gain = resolve_gain(spec, weight.downstream, weight.upstream)
+        if spec.structured and spec.scheme.gain and weight.live < 1.0:
+            gain /= math.sqrt(weight.live)  # whole matrices do not know what is zero
     try:
         std = measured.std(gain) if measured else asked_std(weight, spec, gain)
     except SchemeError as e:

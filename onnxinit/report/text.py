@@ -160,7 +160,7 @@ def notes(weights: Iterable[Weight]) -> Iterator[KeptList | Paragraph]:
 def summary(found: Inspection) -> Paragraph:
     """One line on the model."""
     opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in found.opsets.items())
-    parameters = sum(w.size for w in found.weights)
+    parameters = sum(w.stored for w in found.weights)
     model = f"{found.path}: IR version {found.ir_version}, {opsets}; "
     weights = f"{count(len(found.weights), 'weight')} of {count(parameters, 'parameter')}, "
     others = f"{count(len(found.kept), 'other tensor')}"
@@ -171,7 +171,7 @@ def total(plan: Plan, weights: Sequence[Weight], nbytes: int) -> Paragraph:
     """One line: tensors, parameters, bytes, seed."""
     if not weights:
         return Paragraph(("nothing to rewrite: the plan draws no tensor of this model", "bold"))
-    parameters = sum(w.size for w in weights)
+    parameters = sum(w.stored for w in weights)
     tensors = f"{count(len(weights), 'tensor')}, {count(parameters, 'parameter')}, {_size(nbytes)}, seed {plan.seed}"
     return Paragraph((tensors, "bold"))
 

@@ -31,6 +31,7 @@ from onnxinit.sampling import CHUNK, stream, weight_key
 from onnxinit.schemes import Block
 from onnxinit.values.codes import Read, real_weight
 from onnxinit.values.laws import Along, Law, law_of
+from onnxinit.values.picked import Picked
 from onnxinit.values.quantise import Encoded, Fitted, Fitting
 from onnxinit.values.rounding import STORED, Floats, Stored
 from onnxinit.values.sources import Moved, Source
@@ -60,12 +61,15 @@ def fresh(plan: Plan, analysis: Analysis, read: Read | None = None, donors: Dono
     reals: dict[str, Fresh] = {}
     for e in plan.entries:
         weight = sampled(e, analysis)
+        if weight.pattern and e.scheme.scheme.origin == "own":  # the values as they are stored, among themselves
+            weight = replace(weight, shape=(weight.stored,), layout=None, pattern="")
         if moves_codes(e):
             own[e.id] = Moved(weight, e, weight_key(plan.seed, e.draws_as), read)
         elif weight.quantised is not None:
             reals[e.id] = _values(plan, e, weight, read, donors)
         elif e.scheme.name != REFIT:
-            own[e.id] = _values(plan, e, weight, read, donors)
+            values = _values(plan, e, weight, read, donors)
+            own[e.id] = Picked(weight, values, read) if weight.pattern else values
     fitting = Fitting(plan, analysis, reals, read)
     own |= {ident: Encoded(analysis.by_id[ident], real, fitting) for ident, real in reals.items()}
     own |= {e.id: Fitted(analysis.by_id[e.id], fitting) for e in plan.entries if e.scheme.name == REFIT}

@@ -300,14 +300,6 @@ def test_small_external_shapes_do_no_harm(tmp_path: Path) -> None:
     assert_complete(file, analyse(file))
 
 
-def test_a_sparse_weight_is_kept() -> None:
-    model = build("(float[n,4] x) => (float[n,3] y) { y = MatMul(x, w) }", check=False)
-    model.graph.sparse_initializer.append(
-        helper.make_sparse_tensor(tensor("w", np.ones(2, np.float32)), tensor("", np.array([1, 7])), [4, 3])
-    )
-    assert "sparse" in kept(model)["w"]
-
-
 def test_kernels_that_are_made_at_run_time_are_listed() -> None:
     model = build(
         "(float[n,4] x) => (float[n,3] y) {"

@@ -247,7 +247,10 @@ class _Work:
         asked = asked_moments(sampled(drawn, self._analysis), drawn.scheme, drawn.gain)
         if asked is None:
             return normal(0.0, 1.0 / max(1.0, weight.fan_in or 1.0))
-        return normal(asked[0], asked[1] ** 2)
+        mean, var = asked[0], asked[1] ** 2
+        if weight.pattern:  # all that it does not name is zero
+            mean, var = weight.live * mean, weight.live * (var + (1 - weight.live) * mean**2)
+        return normal(mean, var)
 
     def _blocks(self, ident: str) -> Mapping[str, float]:
         """The means of a weight's blocks by name."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxinit.analysis import Analysis, Weight
+from onnxinit.analysis import Analysis, Weight, dense, pattern_of
 from onnxinit.model import Fresh, ModelFile, StoredTensor
 from onnxinit.plan import REFIT, Donors, Entry, Gain, Measured, Plan, Vector
 from onnxinit.values import fresh, real_values
@@ -43,6 +43,8 @@ class Supply:
         for e in plan.entries:
             self._shared.setdefault(e.draws_as, []).append(e.id)
         self._by_path = {w.path: w for w in analysis.weights}
+        values = analysis.graph.view.values if analysis.graph is not None else ()
+        self._sparse = {v.tensor: tuple(n or 0 for n in v.shape or ()) for v in values if v.where == "sparse"}
         self._quantised: Mapping[str, Fresh] | None = None  # the values of all weights, made for the quantised ones
 
     @property
@@ -71,6 +73,8 @@ class Supply:
     def array(self, path: str, run: tuple[int, int] | None = None) -> Array:
         """The values of a tensor as they are stored, or a run of them, flat; float16 and bfloat16 as float32.
 
+        Those of a sparse tensor are the dense ones, which the graph reads.
+
         Raises:
             ModelError: They are kept, and not there.
         """
@@ -82,6 +86,8 @@ class Supply:
             values = np.zeros(stored.dims, helper.tensor_dtype_to_np_dtype(stored.data_type))
         else:
             values = _decoded(_drawn(self._values(entry, path)), stored)
+        if path in self._sparse:
+            values = dense(values, self.file.array(pattern_of(path)), self._sparse[path], self.file.label(path))
         values = values if run is None else values.reshape(-1)[run[0] : sum(run)]
         return values.astype(np.float32) if stored.data_type in _HALVES else values
 
