@@ -4,7 +4,7 @@ from onnxinit.analysis.analyse import analyse
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.quantisation import zero_points
 from onnxinit.analysis.sparse import dense, pattern_of, positions
-from onnxinit.analysis.storing import with_stored
+from onnxinit.analysis.storing import with_stored, without_unused
 from onnxinit.analysis.weight import (
     FAN_ROLES,
     LINEAR,
@@ -39,5 +39,6 @@ __all__ = [
     "pattern_of",
     "positions",
     "with_stored",
+    "without_unused",
     "zero_points",
 ]

@@ -381,6 +381,8 @@ def _first_results(value: Value) -> list[Value]:
 
 def _reason(tensor: _Tensor, value: Value | None) -> str:
     """Why a tensor is kept, in words that many tensors share."""
+    if tensor.values and not any(v.uses or v.is_output for v in tensor.values):
+        return "nothing uses it"
     if tensor.reason or value is None:
         return tensor.reason
     constants = [f.verdict.reason for f in tensor.found if isinstance(f.verdict, Constant)]
@@ -388,7 +390,7 @@ def _reason(tensor: _Tensor, value: Value | None) -> str:
         return constants[0]
     if value.uses:
         return "only its shape, or what is counted up from it, is used"
-    return "handed out by the model as it is" if value.is_output else "nothing uses it"
+    return "handed out by the model as it is"
 
 
 def _mean_fans(layout: Layout | None) -> tuple[float | None, float | None]:

@@ -63,6 +63,7 @@ class ModelFile:
         folder: Where external data may lie; None for a model given in memory.
         replaced: What stood before where tensors without values are now, by their paths: "generated" for a node,
             "sparse" for a sparse tensor (`model.materialise`).
+        former: External data of the file before it was edited.
     """
 
     path: Path | None
@@ -73,6 +74,7 @@ class ModelFile:
     places: dict[str, Place]
     folder: Folder | None = None
     replaced: Mapping[str, str] = field(default_factory=dict)
+    former: tuple[Region, ...] = ()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, external_root: Path | None = None) -> ModelFile:
@@ -114,8 +116,18 @@ class ModelFile:
         file = _read(self.path, SplicedSource(self.source, segments, size), str(self.path or "the model"), self.folder)
         ours = {id(piece): was for piece, was in made}
         was = {segment.at: ours[id(segment.content)] for segment in segments if id(segment.content) in ours}
+        copied = [(s.content, s.at, s.nbytes) for s in segments if isinstance(s.content, int)]
+        for path, before in self.replaced.items():
+            start = self.places[path].span.message.start
+            was |= {at + start - first: before for first, at, nbytes in copied if first <= start < first + nbytes}
         messages = (place.span.message for place in file.places.values())
-        return replace(file, replaced={m.path: was[m.start] for m in messages if m.start in was})
+        replaced = {m.path: was[m.start] for m in messages if m.start in was}
+        return replace(file, replaced=replaced, former=self.regions)
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The external data of the tensors, and of the file before it was edited."""
+        return (*(place.region for place in self.places.values() if place.region is not None), *self.former)
 
     def has_data(self, path: str) -> bool:
         """Whether the values of a tensor are there: False where external data is missing or too short."""

@@ -6,7 +6,7 @@ The scanner walks only the messages that can hold tensors and jumps over everyth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -347,9 +347,18 @@ class Scanner:
             self.messages[head] = Message(self._keep(around), name, index, (tag, head, start, end))
         return self.messages[head]
 
-    def children(self, around: Message, kind: str) -> dict[str, tuple[Message, str]]:
-        """The messages in one that can lead to tensors, with their kinds, by their step of a path: "node[3]"."""
-        known, counts = _BY_TAG[kind], Counter[str]()
+    def children(
+        self, around: Message, kind: str, others: Mapping[int, str] | None = None
+    ) -> dict[str, tuple[Message, str]]:
+        """The messages in one that can lead to tensors, with their kinds, by their step of a path: "node[3]".
+
+        Args:
+            around: The message around them.
+            kind: Its kind.
+            others: Numbers and names of repeated fields of messages that are wanted instead.
+        """
+        wanted = {number << 3 | BYTES: (name, "", True) for number, name in (others or {}).items()}
+        known, counts = wanted or _BY_TAG[kind], Counter[str]()
         found: dict[str, tuple[Message, str]] = {}
         at = around.start
         self._load(at)

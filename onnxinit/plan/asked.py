@@ -34,6 +34,7 @@ class Asked:
         plan: A plan, or a file with one, in place of all above.
         ops: Files that describe operators; with a plan, in place of those that it was made with.
         tie_equal: Whether weights of equal values are tied.
+        prune_unused: Whether initializers that nothing uses are left out.
     """
 
     scheme: str | Spec | None = None
@@ -48,6 +49,7 @@ class Asked:
     plan: Plan | str | os.PathLike[str] | None = None
     ops: tuple[str, ...] = ()
     tie_equal: bool = False
+    prune_unused: bool = False
 
     def with_plan(self) -> Asked:
         """The same with the plan read, where it is a file.
@@ -125,6 +127,7 @@ class Asked:
             "materialize": None if self.materialize else False,
             "densify": self.densify or None,
             "tie_equal": self.tie_equal or None,
+            "prune_unused": self.prune_unused or None,
         }
         return {k: v for k, v in given.items() if v is not None}
 

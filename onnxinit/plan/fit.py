@@ -47,7 +47,7 @@ def fit_plan(plan: Plan, analysis: Analysis) -> Plan:
     entries = tuple(line for line in lines if isinstance(line, Entry))
     kept = (*(line for line in lines if isinstance(line, Left)), *(Left(k.id, k.reason) for k in analysis.kept))
     warnings = tuple(advise(entries, kept, held_to_old_scales(analysis, entries)))
-    return Plan(plan.seed, plan.stream, entries, kept, warnings, plan.arguments)
+    return Plan(plan.seed, plan.stream, entries, kept, warnings, plan.arguments, plan.removed)
 
 
 def _fit(entry: Entry, weight: Weight, analysis: Analysis) -> Entry:

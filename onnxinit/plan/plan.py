@@ -145,6 +145,7 @@ class Plan:
         kept: All others.
         warnings: What a reader should know before using the result.
         arguments: What was asked for to make it, by the names of `reinit`'s arguments, as JSON values.
+        removed: Ids of initializers that nothing uses and that are left out.
     """
 
     seed: int
@@ -153,6 +154,7 @@ class Plan:
     kept: tuple[Left, ...] = ()
     warnings: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    removed: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """SHA-256 (hex) of what determines the values: seed, stream, and of each entry the tensor, scheme and gain."""
@@ -178,6 +180,7 @@ class Plan:
             "arguments": dict(self.arguments),
             "entries": [e.to_json(aside) for e in self.entries],
             "kept": [{"id": k.id, "reason": k.reason} for k in self.kept],
+            **({"removed": list(self.removed)} if self.removed else {}),
             "warnings": list(self.warnings),
         }
 
@@ -205,6 +208,7 @@ class Plan:
                 kept=tuple(Left(k["id"], k["reason"]) for k in data["kept"]),
                 warnings=tuple(map(str, data["warnings"])),
                 arguments=dict(data.get("arguments", {})),
+                removed=tuple(map(str, data.get("removed", ()))),
             )
         except KeyError as e:
             raise SchemeError(f"an incomplete plan: it lacks {e}") from None

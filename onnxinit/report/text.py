@@ -142,6 +142,10 @@ def sections(plan: Plan, weights: Iterable[Weight]) -> Iterator[Table | KeptList
         yield Paragraph((f"kept as {them}: {count(len(plan.kept), 'tensor')}", "bold"))
         yield KeptList(plan.kept)
         yield Paragraph()
+    if plan.removed:
+        yield Paragraph((f"left out: {count(len(plan.removed), 'tensor')}", "bold"))
+        yield KeptList([Left(ident, "nothing uses it") for ident in plan.removed])
+        yield Paragraph()
     for warning in plan.warnings:
         yield Paragraph(("warning: ", "bold yellow"), printable(warning))
     if plan.warnings:
