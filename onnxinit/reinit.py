@@ -178,7 +178,7 @@ def reinit(
     operators = asked.operators()
     file, analysis, removed = _understood(given, asked, operators)
     donors = Donors(None if external_root is None else Path(external_root), operators)
-    made, signal = asked.plan_for(analysis, donors, operators), None
+    made, signal = asked.plan_for(analysis, donors, operators, calibrated=calibrate), None
     if spared := _spared(made, analysis, file):
         file, analysis, removed = _understood(given, asked, operators, spared)
     made = replace(made, arguments={**made.arguments, **told.given()}, removed=removed)

@@ -17,6 +17,7 @@ from onnxinit import plugins
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
+from onnxinit.analysis.folded import looks_folded
 from onnxinit.analysis.generated import generated_weights
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.keeping import attribute_lists, in_constant, stored_aside, unused_id
@@ -247,7 +248,8 @@ class _Assembly:
         kept.extend(attribute_lists(nodes, taken))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
-        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made))
+        folded = normless and looks_folded(nodes)
+        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made), folded)
 
     def graph(self, view: GraphView, constants: Constants, read: Reader) -> Graph:
         """Where the weights meet the graph."""

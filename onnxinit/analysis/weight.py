@@ -312,6 +312,7 @@ class Analysis:
         kept: Everything else that is stored as a tensor.
         normless: Whether the network has weight layers but no normalisation anywhere (batch norm folded away, say).
         depth: Number of residual or layer blocks, for depth rules.
+        folded: Whether there are no norms and every convolution has a bias, as where batch norms were folded into them.
         generated: The weights among the kept that the graph makes at run time.
         graph: The graph that it is of, for what carries signals through it; None for an analysis made by hand.
     """
@@ -321,6 +322,7 @@ class Analysis:
     normless: bool = False
     depth: int = 0
     generated: tuple[Made, ...] = ()
+    folded: bool = False
     graph: Graph | None = field(default=None, compare=False, repr=False)
     by_id: dict[str, Weight] = field(default_factory=dict, compare=False, repr=False)
 

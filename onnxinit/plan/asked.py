@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from onnxinit.analysis import Analysis
 from onnxinit.analysis.operators import Key, Operators, load_operators
 from onnxinit.errors import SchemeError
+from onnxinit.plan.advice import on_folded
 from onnxinit.plan.donors import Donors
 from onnxinit.plan.fit import fit_plan
 from onnxinit.plan.make import make_plan
@@ -73,18 +74,23 @@ class Asked:
         except SchemeError as e:
             raise SchemeError(f"{e}; the plan was made with them: give them by --ops if they are elsewhere") from None
 
-    def plan_for(self, analysis: Analysis, donors: Donors, described: Collection[Key] = ()) -> Plan:
+    def plan_for(
+        self, analysis: Analysis, donors: Donors, described: Collection[Key] = (), *, calibrated: bool = False
+    ) -> Plan:
         """The plan for a model.
 
         Args:
             analysis: The model.
             donors: Opens the models that weights are taken from.
             described: The operators that the user describes.
+            calibrated: Whether a pass over data will scale what is drawn.
 
         Raises:
             SchemeError: As `make_plan` and `fit_plan`, or where a plan and other arguments are given.
         """
         made = self._made(analysis, donors)
+        if self.plan is None and not calibrated:
+            made = replace(made, warnings=(*made.warnings, *on_folded(made, analysis)))
         there = {(n.domain, n.op) for n in analysis.graph.view.nodes} if analysis.graph is not None else set(described)
         if described and there.isdisjoint(described):
             named = ", ".join(f"{op} of domain '{domain}'" for domain, op in described)
