@@ -203,6 +203,32 @@ class Quantised:
 
 
 @dataclass(frozen=True, slots=True)
+class Factor:
+    """What the graph multiplies a stored weight by before its layer does.
+
+    Attributes:
+        axis: The stored axis that it differs along, None where it is one number.
+        values: The number, or one for each index.
+    """
+
+    axis: int | None
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Which elements of a dense tensor a sparse one holds.
+
+    Attributes:
+        path: The tensor of indices.
+        count: How many they are.
+    """
+
+    path: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Weight:
     """A tensor that training learns.
 
@@ -234,9 +260,14 @@ class Weight:
         note: What a reader should know, shown by `inspect`; "" mostly.
         quantised: How its codes stand for real values, where it is quantised; layout, fans and the standard deviation
             asked for are those of the real values.
-        pattern: Path of the tensor that says where the values of a sparse weight stand; shape and layout are those of
-            the dense tensor, the fans count what the pattern leaves. "" for a weight that is not stored so.
-        live: The share of its elements that the pattern leaves.
+        factor: What the graph multiplies it by on the way to its layer; None for nothing.
+        live: The share of its elements that a mask in the graph or a sparse pattern leaves.
+        pattern: Which of its elements a sparse weight holds, where shape and layout are those of the dense tensor;
+            None for a weight that holds all.
+        follows: Ids of the weights that it has to follow, with which it makes one (the scale of a weight norm).
+        whole: Whether the graph normalises it and what follows it gives it its size back.
+        effective: The root mean square of what the layer multiplies by, where that is known and the same for whatever
+            is drawn, as behind a spectral norm; else None.
     """
 
     id: str
@@ -263,8 +294,12 @@ class Weight:
     default: float | None = None
     note: str = ""
     quantised: Quantised | None = None
-    pattern: str = ""
+    factor: Factor | None = None
     live: float = 1.0
+    pattern: Pattern | None = None
+    follows: tuple[str, ...] = ()
+    whole: bool = False
+    effective: float | None = None
 
     @property
     def size(self) -> int:
@@ -274,7 +309,7 @@ class Weight:
     @property
     def stored(self) -> int:
         """Number of elements that the file holds."""
-        return round(self.size * self.live) if self.pattern else self.size
+        return self.size if self.pattern is None else self.pattern.count
 
     @property
     def blocks(self) -> int:
@@ -312,8 +347,8 @@ class Analysis:
         kept: Everything else that is stored as a tensor.
         normless: Whether the network has weight layers but no normalisation anywhere (batch norm folded away, say).
         depth: Number of residual or layer blocks, for depth rules.
-        folded: Whether there are no norms and every convolution has a bias, as where batch norms were folded into them.
         generated: The weights among the kept that the graph makes at run time.
+        folded: Whether there are no norms and every convolution has a bias, as where batch norms were folded into them.
         graph: The graph that it is of, for what carries signals through it; None for an analysis made by hand.
     """
 

@@ -11,7 +11,7 @@ from onnxinit.plan.advice import advise
 from onnxinit.plan.blocks import label, sampled
 from onnxinit.plan.make import entry_of
 from onnxinit.plan.plan import Entry, Left, Plan, Vector
-from onnxinit.plan.refit import held_to_old_scales, with_fitted
+from onnxinit.plan.refit import REFIT, follows, held_to_old_scales, with_fitted
 from onnxinit.sampling import STREAM
 
 
@@ -37,7 +37,7 @@ def fit_plan(plan: Plan, analysis: Analysis) -> Plan:
             raise SchemeError(f"the plan names '{entry.id}', which the model lacks: make a plan for this model")
     reasons = {k.id: k.reason for k in plan.kept}
     left = {w.id: Left(w.id, reasons.get(w.id, "the plan does not name it")) for w in analysis.weights}
-    fitted = {w.id for w in analysis.weights if w.role in PARAMETER_ROLES}
+    fitted = {w.id for w in analysis.weights if follows(w) and _is_refit(w, named.get(w.id))}
     made = {
         w.id: _fit(named[w.id], w, analysis) if w.id in named else left[w.id]
         for w in analysis.weights
@@ -48,6 +48,11 @@ def fit_plan(plan: Plan, analysis: Analysis) -> Plan:
     kept = (*(line for line in lines if isinstance(line, Left)), *(Left(k.id, k.reason) for k in analysis.kept))
     warnings = tuple(advise(entries, kept, held_to_old_scales(analysis, entries)))
     return Plan(plan.seed, plan.stream, entries, kept, warnings, plan.arguments, plan.removed)
+
+
+def _is_refit(weight: Weight, entry: Entry | None) -> bool:
+    """Whether a tensor that can follow from weights does in a plan."""
+    return weight.role in PARAMETER_ROLES or entry is None or entry.scheme.name == REFIT
 
 
 def _fit(entry: Entry, weight: Weight, analysis: Analysis) -> Entry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,6 +30,7 @@ from onnxinit.plan import (
 from onnxinit.sampling import CHUNK, stream, weight_key
 from onnxinit.schemes import Block
 from onnxinit.values.codes import Read, real_weight
+from onnxinit.values.following import Following
 from onnxinit.values.laws import Along, Law, law_of
 from onnxinit.values.picked import Picked
 from onnxinit.values.quantise import Encoded, Fitted, Fitting
@@ -61,20 +62,29 @@ def fresh(plan: Plan, analysis: Analysis, read: Read | None = None, donors: Dono
     reals: dict[str, Fresh] = {}
     for e in plan.entries:
         weight = sampled(e, analysis)
-        if weight.pattern and e.scheme.scheme.origin == "own":  # the values as they are stored, among themselves
-            weight = replace(weight, shape=(weight.stored,), layout=None, pattern="")
+        if weight.pattern is not None and e.scheme.scheme.origin == "own":  # as they are stored, among themselves
+            weight = replace(weight, shape=(weight.stored,), layout=None, pattern=None)
         if moves_codes(e):
             own[e.id] = Moved(weight, e, weight_key(plan.seed, e.draws_as), read)
         elif weight.quantised is not None:
             reals[e.id] = _values(plan, e, weight, read, donors)
         elif e.scheme.name != REFIT:
             values = _values(plan, e, weight, read, donors)
-            own[e.id] = Picked(weight, values, read) if weight.pattern else values
+            own[e.id] = values if weight.pattern is None else Picked(weight, weight.pattern, values, read)
     fitting = Fitting(plan, analysis, reals, read)
     own |= {ident: Encoded(analysis.by_id[ident], real, fitting) for ident, real in reals.items()}
-    own |= {e.id: Fitted(analysis.by_id[e.id], fitting) for e in plan.entries if e.scheme.name == REFIT}
-    drawn = {e.id: own.get(e.draws_as, own[e.id]) for e in plan.entries}
-    return {analysis.by_id[e.id].path: Turned(drawn[e.id], e.shape) if e.turned else drawn[e.id] for e in plan.entries}
+    made: dict[str, Fresh] = {}
+    for weight in (analysis.by_id[e.id] for e in plan.entries if e.scheme.name == REFIT):
+        own[weight.id] = _following(weight, analysis, made, read) if weight.follows else Fitted(weight, fitting)
+    for e in plan.entries:
+        drawn = own.get(e.draws_as, own[e.id])
+        made[analysis.by_id[e.id].path] = Turned(drawn, e.shape) if e.turned else drawn
+    return made
+
+
+def _following(weight: Weight, analysis: Analysis, made: Mapping[str, Fresh], read: Read) -> Following:
+    assert analysis.graph is not None, "the analysis is made by hand: it has no graph that says what follows"
+    return Following(weight, analysis.graph.recipes[weight.path], analysis, made, read)
 
 
 def _nothing(path: str, run: tuple[int, int] | None = None) -> npt.NDArray[np.generic]:

@@ -92,7 +92,7 @@ class Walk:
 
     def _round(self, visit: Callable[[Layer], None]) -> bool:
         """Walk to the next If or to the end; whether there is more."""
-        found = find_layers(self.program, self.supply.analysis, self._weights)
+        found = find_layers(self.program, self.supply.analysis, self._weights, self.supply.keeps_size)
         self.missed = {**found.missed, **self._untaken}
         stops: list[tuple[Step, Layer | None]] = [(layer.step, layer) for layer in found.found]
         stops += [(step, None) for step in self.program.steps if self._is_norm(step)]
