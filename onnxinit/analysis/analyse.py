@@ -18,7 +18,7 @@ from onnxinit.analysis.assembly import Assembly, Told
 from onnxinit.analysis.composed import Compositions, Tensor, compositions
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
-from onnxinit.analysis.keeping import stored_aside
+from onnxinit.analysis.keeping import in_constant, stored_aside
 from onnxinit.analysis.low_rank import NOTE, is_outer
 from onnxinit.analysis.norms import find_norms
 from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Operators, Reading, Site
@@ -32,7 +32,7 @@ from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.walker import Found, Walker
 from onnxinit.analysis.weight import Analysis
 from onnxinit.errors import ModelError
-from onnxinit.model import ModelFile, StoredTensor
+from onnxinit.model import LISTS, ModelFile, StoredTensor
 
 
 def analyse(file: ModelFile, operators: Operators | None = None, *, tie_equal: bool = False) -> Analysis:
@@ -121,6 +121,10 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker, read: Reader) ->
     quantisation = Quantisation(walker, read.runs)
     for path, stored in file.tensors.items():
         held = tuple(values.get(path, ()))
+        if stored.storage in LISTS and not held and not in_constant(file.proto, path):
+            continue  # a setting, or listed with what its operator holds
+        if held and held[0].where == "attribute":
+            stored = replace(stored, dims=tuple(n or 0 for n in held[0].shape or ()))
         if not held:
             tensors[path] = Told(stored, held, reason=stored_aside(file.proto, path))
         elif 0 in stored.dims:

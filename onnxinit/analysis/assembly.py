@@ -11,6 +11,7 @@ from onnx import TensorProto
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.composed import FOLLOWS, Composition, Compositions, masked
 from onnxinit.analysis.constants import Constants
+from onnxinit.analysis.folded import looks_folded
 from onnxinit.analysis.generated import generated_weights
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.keeping import attribute_lists, unused_id
@@ -118,7 +119,9 @@ class Assembly:
         kept.extend(attribute_lists(nodes, taken))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
-        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made), tuple(self._aside(kept)))
+        folded = normless and looks_folded(nodes)
+        aside = tuple(self._aside(kept))
+        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made), aside, folded)
 
     def _aside(self, kept: Iterable[Kept]) -> Iterator[Weight]:
         """What is kept as scales and zero points, each with its role."""
@@ -137,7 +140,7 @@ class Assembly:
 
     def _where(self, path: str) -> Where:
         stored = self._file.replaced.get(path) or self._tensors[path].values[0].where
-        kinds: tuple[Where, ...] = ("constant", "sparse", "generated")
+        kinds: tuple[Where, ...] = ("constant", "sparse", "generated", "attribute")
         return next((kind for kind in kinds if kind == stored), "initializer")
 
     def _fitted(self, path: str, tensor: Told, role: str, uses: tuple[Use, ...]) -> Weight:
@@ -264,6 +267,8 @@ def _first_results(value: Value) -> list[Value]:
 
 def _reason(tensor: Told, value: Value | None) -> str:
     """Why a tensor is kept, in words that many tensors share."""
+    if tensor.values and not any(v.uses or v.is_output for v in tensor.values):
+        return "nothing uses it"
     if tensor.reason or value is None:
         return tensor.reason
     constants = [f.verdict.reason for f in tensor.found if isinstance(f.verdict, Constant)]
@@ -271,7 +276,7 @@ def _reason(tensor: Told, value: Value | None) -> str:
         return constants[0]
     if value.uses:
         return "only its shape, or what is counted up from it, is used"
-    return "handed out by the model as it is" if value.is_output else "nothing uses it"
+    return "handed out by the model as it is"
 
 
 def _mean_fans(layout: Layout | None) -> tuple[float | None, float | None]:

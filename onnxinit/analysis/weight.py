@@ -365,6 +365,7 @@ class Analysis:
         depth: Number of residual or layer blocks, for depth rules.
         generated: The weights among the kept that the graph makes at run time.
         aside: The scales and zero points among the kept, of activations mostly, which a pass over data may measure.
+        folded: Whether there are no norms and every convolution has a bias, as where batch norms were folded into them.
         graph: The graph that it is of, for what carries signals through it; None for an analysis made by hand.
     """
 
@@ -374,6 +375,7 @@ class Analysis:
     depth: int = 0
     generated: tuple[Made, ...] = ()
     aside: tuple[Weight, ...] = ()
+    folded: bool = False
     graph: Graph | None = field(default=None, compare=False, repr=False)
     by_id: dict[str, Weight] = field(default_factory=dict, compare=False, repr=False)
 
