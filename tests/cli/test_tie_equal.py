@@ -153,10 +153,13 @@ def test_what_follows_from_a_weight_follows_it_still(tmp_path: Path, copy_first:
         mean = ReduceMean<axes = [0, 2], keepdims = 0>(copy) wide = ReduceMean<axes = [0, 2]>(copy)
         c = Sub(copy, wide) q = Mul(c, c) var = ReduceMean<axes = [0, 2], keepdims = 0>(q)
         z = BatchNormalization(v, g, zero, mean, var) k = Reshape(z, dims) y = Conv(x, k) }"""
+    model = build(
+        text, check=False, g=np.full(20, 0.7, np.float32), zero=np.zeros(20, np.float32), dims=np.array([20, 12, 3, 3])
+    )
     twice = ("copy", "v") if copy_first else ("v", "copy")
-    others = {"g": np.ones(20, np.float32) * 0.7, "zero": np.zeros(20, np.float32), "dims": np.array([20, 12, 3, 3])}
+    model.graph.initializer.extend(numpy_helper.from_array(kernel, name) for name in twice)
     path = tmp_path / "m.onnx"
-    onnx.save(build(text, check=False, **{name: kernel for name in twice}, **others), path)
+    onnx.save(model, path)
     plain = package.reinit(path, tmp_path / "plain.onnx", scheme="he")
     assert next(w for w in plain.weights if w.id == "copy").follows == ("v",)
     result = package.reinit(path, tmp_path / "tied.onnx", scheme="he", tie_equal=True)
