@@ -2,7 +2,8 @@
 
 from onnxinit.analysis.analyse import analyse
 from onnxinit.analysis.graph import Graph
-from onnxinit.analysis.quantisation import zero_points
+from onnxinit.analysis.packing import packed, unpacked
+from onnxinit.analysis.quantisation import CODES, zero_points
 from onnxinit.analysis.sparse import dense, pattern_of, positions
 from onnxinit.analysis.storing import with_stored, without_unused
 from onnxinit.analysis.weight import (
@@ -22,6 +23,7 @@ from onnxinit.analysis.weight import (
 )
 
 __all__ = [
+    "CODES",
     "FAN_ROLES",
     "LINEAR",
     "PARAMETER_ROLES",
@@ -38,8 +40,10 @@ __all__ = [
     "Weight",
     "analyse",
     "dense",
+    "packed",
     "pattern_of",
     "positions",
+    "unpacked",
     "with_stored",
     "without_unused",
     "zero_points",

@@ -36,6 +36,7 @@ from onnxinit.analysis.weight import LINEAR, Activation
 
 TOLERANCE = 2e-3
 PRELU_SLOPE = 0.25  # the slope that a parametric ReLU starts from
+_HANDING_ON = frozenset({"Identity", "Dropout", "Cast", "CastLike"})
 _WIDE = np.maximum(1.0, np.abs(GRID))
 
 Fit = Callable[[Array], "tuple[float, float | None]"]  # values on the grid to (distance, slope)
@@ -165,10 +166,17 @@ def recognise(f: Array, operator: str = "") -> tuple[str, float | None] | None:
 def named(f: Expression) -> tuple[str, float | None] | None:
     """`recognise` for an expression, remembered with it."""
     if "named" not in f.__dict__:
-        operator = f.node.op if f.node is not None and f.node.domain == "" else ""
+        operator = _operator(f)
         f.__dict__["named"] = recognise(f.on_grid, operator)
     found: tuple[str, float | None] | None = f.__dict__["named"]
     return found
+
+
+def _operator(f: Expression) -> str:
+    """The operator that computes a function, at most handed on behind it; "" where it is one of no standard."""
+    while f.node is not None and f.node.op in _HANDING_ON and isinstance(f.operands[0], Expression):
+        f = f.operands[0]
+    return f.node.op if f.node is not None and f.node.domain == "" else ""
 
 
 def activation(name: str, f: Expression, slope: float | None = None) -> Activation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx import TensorProto
@@ -16,7 +16,7 @@ from onnxinit.analysis.generated import generated_weights
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.keeping import attribute_lists, unused_id
 from onnxinit.analysis.levels import with_levels
-from onnxinit.analysis.operators import Reading
+from onnxinit.analysis.operators import SCALE, ZERO_POINT, Reading
 from onnxinit.analysis.shaping import layout_of, thinned
 from onnxinit.analysis.sparse import pattern_of
 from onnxinit.analysis.surroundings import Surroundings
@@ -38,6 +38,8 @@ from onnxinit.analysis.weight import (
     Where,
 )
 from onnxinit.model import ModelFile, StoredTensor
+
+_ASIDE = {SCALE: "quant_scale", ZERO_POINT: "quant_zero_point"}  # kept for a reason, and what it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Assembly:
     def _name_all(self) -> None:
         taken: set[str] = set()
         for path, tensor in self._tensors.items():
-            name = tensor.values[0].name if tensor.values else tensor.stored.name or path
+            name = (tensor.values[0].name if tensor.values else tensor.stored.name) or path
             scope = tensor.values[0].scope if tensor.values else ""
             self._ids[path] = unused_id(f"{scope}/{name}" if scope else name, taken)
 
@@ -118,7 +120,15 @@ class Assembly:
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
         folded = normless and looks_folded(nodes)
-        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made), folded)
+        aside = tuple(self._aside(kept))
+        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made), aside, folded)
+
+    def _aside(self, kept: Iterable[Kept]) -> Iterator[Weight]:
+        """What is kept as scales and zero points, each with its role."""
+        for path, role in ((k.path, _ASIDE.get(k.reason)) for k in kept):
+            if role is not None and path in self._tensors:
+                uses = (use for value in self._tensors[path].values for use in value.uses)
+                yield self._fitted(path, self._tensors[path], role, tuple(Use(n.op, n.name, at) for n, at in uses))
 
     def graph(self, view: GraphView, constants: Constants, read: Read) -> Graph:
         """Where the weights meet the graph."""

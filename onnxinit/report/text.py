@@ -126,13 +126,17 @@ def _some(ids: Sequence[str], room: int) -> str:
     return f"{text})"
 
 
-def sections(plan: Plan, weights: Iterable[Weight]) -> Iterator[Table | KeptList | Paragraph]:
+def sections(
+    plan: Plan, weights: Iterable[Weight], warnings: Sequence[str] | None = None
+) -> Iterator[Table | KeptList | Paragraph]:
     """The parts of the text: the table, what is kept and why, the warnings.
 
     Args:
         plan: What is drawn.
         weights: The rows of the table.
+        warnings: What a reader should know; the plan's warnings if not given.
     """
+    warnings = plan.warnings if warnings is None else warnings
     shown = rows(weights, plan.entries)
     if shown:
         yield weight_table(shown)
@@ -146,9 +150,9 @@ def sections(plan: Plan, weights: Iterable[Weight]) -> Iterator[Table | KeptList
         yield Paragraph((f"left out: {count(len(plan.removed), 'tensor')}", "bold"))
         yield KeptList([Left(ident, "nothing uses it") for ident in plan.removed])
         yield Paragraph()
-    for warning in plan.warnings:
+    for warning in warnings:
         yield Paragraph(("warning: ", "bold yellow"), printable(warning))
-    if plan.warnings:
+    if warnings:
         yield Paragraph()
 
 

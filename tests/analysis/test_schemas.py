@@ -93,7 +93,9 @@ def _readings(key: Key, at: int) -> set[str]:
     """The roles that a row gives an operand, whatever its rank."""
     equation = onnx.helper.make_attribute("equation", "ab,bc->ac")
     inputs: list[Value | None] = [Value(f"x{i}", "", static=True, shape=(24, 24)) for i in range(24)]
-    node = Node(key[1], key[0], "", "", inputs, [Value("y", "")], {"equation": equation})
+    operator = onnx.helper.make_attribute("operator", "embedding")
+    attributes = {"equation": equation, "operator": operator}
+    node = Node(key[1], key[0], "", "", inputs, [Value("y", "")], attributes)
     readings = [OPERATORS[key](Site(node, at, Trail.of(shape))) for shape in SHAPES]
     return {r.role for r in readings if r is not None}
 
