@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from onnxinit import __version__
-from onnxinit.analysis import Analysis, Weight, analyse, with_stored
+from onnxinit.analysis import Analysis, Weight, analyse, with_stored, without_unused
 from onnxinit.analysis.operators import Operators, load_operators
 from onnxinit.errors import ExpectationError, ModelError, SchemeError
 from onnxinit.model import ModelFile, build, write
@@ -20,7 +20,7 @@ from onnxinit.plan import Asked, Donors, Left, Plan, several
 from onnxinit.report import Inspection
 from onnxinit.schemes import Spec
 from onnxinit.signal import Calibration, DataOptions, ImageOptions, Running
-from onnxinit.values import fresh
+from onnxinit.values import Tally, fresh
 
 if TYPE_CHECKING:
     from onnxinit.signal import Diagnosis, Signal
@@ -70,11 +70,14 @@ def reinit(
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
     cascade: int | None = None,
+    keep_scales: bool = False,
+    flush_subnormals: bool = False,
     materialize: bool = True,
     densify: bool = False,
     plan: Plan | File | None = None,
     ops: File | Iterable[File] = (),
     tie_equal: bool = False,
+    prune_unused: bool = False,
     data: Any = None,
     batch_size: int | None = None,
     samples: int | None = None,
@@ -82,6 +85,7 @@ def reinit(
     images: ImageOptions | None = None,
     calibrate: bool = False,
     recalibrate_norm: bool | None = None,
+    recalibrate_activations: bool | None = None,
     strict: bool = False,
     diagnose: bool = False,
     provider: str | None = None,
@@ -109,6 +113,9 @@ def reinit(
         exclude: PATTERNs; a weight that one of them matches is kept.
         allow_unmatched: Whether a pattern that matches nothing is a warning and not an error.
         cascade: How many levels of layers are rewritten, from the output down; all if not given.
+        keep_scales: Whether scales and zero points of quantised weights stay, bit for bit; the weights are then drawn
+            within the range that they have.
+        flush_subnormals: Whether zeros are written in the place of subnormal numbers.
         materialize: Whether weights that the graph makes whenever it runs (ConstantOfShape, RandomNormal and the like
             where a layer wants its weight) become initializers; they stay as they are if not.
         densify: Whether weights that are stored sparse become dense initializers; they keep their pattern if not.
@@ -116,6 +123,7 @@ def reinit(
         ops: Files that describe operators which are not known, or otherwise: a path or several. With a plan they stand
             in for those that it was made with.
         tie_equal: Whether weights whose stored values are equal, or equal but for a transposition, stay so.
+        prune_unused: Whether initializers that nothing uses are left out, and inputs of the same name.
         data: Calibration data for schemes that look at signals (`signal.open_feeds` says in what forms); synthetic
             feeds are made if it is not given.
         batch_size: Samples a batch.
@@ -125,6 +133,8 @@ def reinit(
         calibrate: Whether the weights of any scheme are scaled by LSUV as well.
         recalibrate_norm: Whether batch norms get the statistics of their input on the data; if not given, they do
             where LSUV scales.
+        recalibrate_activations: Whether quantised activations get scales and zero points for the range that their
+            values have on the data; if not given, they do where data is given, and no plan.
         strict: Whether a weight that could not be scaled is an error.
         diagnose: Whether to look at the signal and the gradient before and after (`Result.before`, `Result.after`).
         provider: The execution provider of ONNX Runtime that runs the model; the processor's if not given.
@@ -149,9 +159,22 @@ def reinit(
         DataError: The data does not fit the model.
         ExpectationError: With `strict`, a weight could not be scaled.
     """
-    selected = several(rules), several(include), several(exclude)
     asked = Asked(
-        scheme, seed, *selected, allow_unmatched, cascade, materialize, densify, plan, _paths(ops), tie_equal
+        scheme=scheme,
+        seed=seed,
+        rules=several(rules),
+        include=several(include),
+        exclude=several(exclude),
+        allow_unmatched=allow_unmatched,
+        cascade=cascade,
+        materialize=materialize,
+        densify=densify,
+        plan=plan,
+        ops=_paths(ops),
+        tie_equal=tie_equal,
+        keep_scales=keep_scales,
+        prune_unused=prune_unused,
+        flush_subnormals=flush_subnormals,
     ).with_plan()
     workers = _threads(threads)
     told = Calibration(
@@ -161,15 +184,17 @@ def reinit(
         input_mean,
         input_var,
         Running(workers, provider, None if spill is None else Path(spill)),
+        recalibrate_activations,
     )
     given = _open(model, external_root)
     operators = asked.operators()
-    file, analysis = _understood(given, asked, operators)
+    file, analysis, removed = _understood(given, asked, operators)
     donors = Donors(None if external_root is None else Path(external_root), operators)
-    made, signal = asked.plan_for(analysis, donors, operators), None
-    made = replace(made, arguments={**made.arguments, **told.given()})
+    made, signal = asked.plan_for(analysis, donors, operators, calibrated=calibrate), None
     if spared := _spared(made, analysis, file):
-        file, analysis = _understood(given, asked, operators, spared)
+        file, analysis, removed = _understood(given, asked, operators, spared)
+    made = replace(made, arguments={**made.arguments, **told.given()}, removed=removed)
+    told = told.with_activations(analysis, planned=plan is not None, kept=keep_scales)
     if data is not None and not dry_run and (diagnose or told.wanted(made)):
         told = told.opened(file)
     before = _look_before(given, told, operators) if diagnose else None
@@ -177,7 +202,8 @@ def reinit(
         made, signal = _settled(made, analysis, file, told, donors, dry=dry_run)
     if strict and signal is not None:
         _expect_all(signal)
-    values = fresh(made, analysis, file.array, donors)
+    tally = Tally(made.flush_subnormals)
+    values = fresh(made, analysis, file.array, donors, tally)
     nbytes = sum(v.nbytes for v in values.values())
     weights = tuple(analysis.by_id[e.id] for e in made.entries)
     result = Result(made, weights, made.kept, made.warnings, nbytes, signal=signal, before=before)
@@ -186,10 +212,12 @@ def reinit(
         return result
     if output is None and file.path is None:
         built = build(file, values, metadata=notes, threads=workers)
+        result = replace(result, warnings=(*result.warnings, *tally.warnings()))
         return replace(result, model=built, after=_look(ModelFile.of(built), told, operators) if diagnose else None)
     out = output_path(file.path or "", output, in_place=in_place)
     counted = _counted(progress, nbytes)
     write(file, out, values, metadata=notes, force=force, in_place=in_place, threads=workers, progress=counted)
+    result = replace(result, warnings=(*result.warnings, *tally.warnings()))
     return replace(result, path=out, after=_look(_open(out, external_root), told, operators) if diagnose else None)
 
 
@@ -252,11 +280,13 @@ def inspect(
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
     cascade: int | None = None,
+    keep_scales: bool = False,
     materialize: bool = True,
     densify: bool = False,
     plan: Plan | File | None = None,
     ops: File | Iterable[File] = (),
     tie_equal: bool = False,
+    prune_unused: bool = False,
     input_mean: float | None = None,
     input_var: float | None = None,
     external_root: File | None = None,
@@ -269,15 +299,27 @@ def inspect(
         ModelError: The model cannot be read.
         SchemeError: A scheme, rule, pattern, seed, plan or described operator is wrong.
     """
-    selected = several(rules), several(include), several(exclude)
     asked = Asked(
-        scheme, seed, *selected, allow_unmatched, cascade, materialize, densify, plan, _paths(ops), tie_equal
+        scheme=scheme,
+        seed=seed,
+        rules=several(rules),
+        include=several(include),
+        exclude=several(exclude),
+        allow_unmatched=allow_unmatched,
+        cascade=cascade,
+        materialize=materialize,
+        densify=densify,
+        plan=plan,
+        ops=_paths(ops),
+        tie_equal=tie_equal,
+        keep_scales=keep_scales,
+        prune_unused=prune_unused,
     ).with_plan()
     told = Calibration(input_mean=input_mean, input_var=input_var)
     operators = asked.operators()
-    file, analysis = _understood(_open(model, external_root), asked, operators)
+    file, analysis, removed = _understood(_open(model, external_root), asked, operators)
     donors = Donors(None if external_root is None else Path(external_root), operators)
-    made = asked.plan_for(analysis, donors, operators)
+    made = replace(asked.plan_for(analysis, donors, operators), removed=removed)
     if told.wanted(made):
         made, _ = _settled(made, analysis, file, told, donors, dry=True)
     return Inspection.of(file, analysis, made)
@@ -303,14 +345,19 @@ def _open(model: File | onnx.ModelProto, external_root: File | None) -> ModelFil
 
 def _understood(
     file: ModelFile, asked: Asked, operators: Operators, spare: Collection[Weight] = ()
-) -> tuple[ModelFile, Analysis]:
-    """What is in a model, with dense stored tensors for its weights as far as that is asked for."""
+) -> tuple[ModelFile, Analysis, tuple[str, ...]]:
+    """What is in a model: with dense stored tensors for its weights, without unused ones, as far as that is asked for.
+
+    Returns:
+        The file as it will be, what is in it, and the ids of what is left out.
+    """
 
     def read(file: ModelFile) -> Analysis:
         return analyse(file, operators, tie_equal=asked.tie_equal)
 
     generated, sparse = asked.set_to("materialize"), asked.set_to("densify")
-    return with_stored(file, read, generated=generated, sparse=sparse, spare=spare)
+    file, analysis = with_stored(file, read, generated=generated, sparse=sparse, spare=spare)
+    return without_unused(file, analysis, read) if asked.set_to("prune_unused") else (file, analysis, ())
 
 
 def _spared(plan: Plan, analysis: Analysis, file: ModelFile) -> list[Weight]:

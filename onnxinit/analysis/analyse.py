@@ -19,7 +19,7 @@ from onnxinit.analysis.assembly import Assembly, Told
 from onnxinit.analysis.composed import Compositions, Tensor, compositions
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
-from onnxinit.analysis.keeping import stored_aside
+from onnxinit.analysis.keeping import in_constant, stored_aside
 from onnxinit.analysis.low_rank import NOTE, is_outer
 from onnxinit.analysis.norms import find_norms
 from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Operators, Reading, Site
@@ -34,7 +34,7 @@ from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.walker import Found, Read, Walker
 from onnxinit.analysis.weight import Analysis
 from onnxinit.errors import ModelError
-from onnxinit.model import ModelFile, StoredTensor
+from onnxinit.model import LISTS, ModelFile, StoredTensor
 
 
 def analyse(file: ModelFile, operators: Operators | None = None, *, tie_equal: bool = False) -> Analysis:
@@ -62,11 +62,11 @@ def analyse(file: ModelFile, operators: Operators | None = None, *, tie_equal: b
         constants = Constants(read)
         norms = find_norms(view, constants)
         walker = Walker(view, norms, Flow(view), read, operators)
-        tensors = _with_starts(_name_cells(view, _read_all(file, view, walker)), walker)
+        tensors = _with_starts(_name_cells(view, _read_all(file, view, walker, read)), walker)
         made = _composed(tensors, read)
         tensors = _with_followers(tensors, made)
         assembly = Assembly(file, tensors, Surroundings(view, constants, norms), made)
-        found = assembly.analysis(view.nodes, walker, constants, bool(norms), tie_equal)
+        found = assembly.analysis(view.nodes, walker, constants, normed=bool(norms), tie_equal=tie_equal)
         return replace(found, graph=assembly.graph(view, constants, read))
 
 
@@ -83,6 +83,7 @@ def _no_collection() -> Iterator[None]:
 
 
 _MOST_READ = 1 << 26  # bytes; a larger tensor is no mask and no table of constants that a look would tell
+_RUN = 1 << 18  # elements
 
 
 class Reader:
@@ -101,16 +102,31 @@ class Reader:
         except ModelError:
             return None
 
+    def runs(self, path: str) -> Iterator[npt.NDArray[np.generic]]:
+        """The elements of a tensor, run by run; none where its data is missing or it is very large."""
+        stored = self._file.tensors.get(path)
+        if stored is None or stored.nbytes > _MOST_READ or not self._file.has_data(path):
+            return
+        in_runs = stored.storage in ("raw_data", "external")
+        count = math.prod(stored.dims)
+        for at in range(0, count, _RUN if in_runs else max(1, count)):
+            with contextlib.suppress(ModelError):
+                yield self._file.array(path, (at, min(_RUN, count - at)) if in_runs else None)
 
-def _read_all(file: ModelFile, view: GraphView, walker: Walker) -> dict[str, Told]:
+
+def _read_all(file: ModelFile, view: GraphView, walker: Walker, read: Reader) -> dict[str, Told]:
     values: dict[str, list[Value]] = {}
     for value in view.values:
         if value.tensor:
             values.setdefault(value.tensor, []).append(value)
     tensors: dict[str, Told] = {}
-    quantisation = Quantisation(walker)
+    quantisation = Quantisation(walker, read.runs)
     for path, stored in file.tensors.items():
         held = tuple(values.get(path, ()))
+        if stored.storage in LISTS and not held and not in_constant(file.proto, path):
+            continue  # a setting, or listed with what its operator holds
+        if held and held[0].where == "attribute":
+            stored = replace(stored, dims=tuple(n or 0 for n in held[0].shape or ()))
         if not held:
             tensors[path] = Told(stored, held, reason=stored_aside(file.proto, path))
         elif 0 in stored.dims:
@@ -122,7 +138,7 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker) -> dict[str, Tol
             tensors[path] = Told(stored, held, tuple(sorted(found, key=lambda f: f.site.node.index)))
         else:
             codes = quantisation.read(stored, held) if stored.data_type in NARROW | WIDE else Codes()
-            reason = "" if codes.quantised else codes.reason or _of_integers(stored)
+            reason = "" if codes.found else codes.reason or _of_integers(stored)
             tensors[path] = Told(stored, held, codes.found, reason, codes.quantised)
     for path in quantisation.scales():
         tensors[path] = replace(tensors[path], found=(), reason=SCALE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx import TensorProto
@@ -11,11 +11,12 @@ from onnx import TensorProto
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.composed import FOLLOWS, Composition, Compositions, masked
 from onnxinit.analysis.constants import Constants
+from onnxinit.analysis.folded import looks_folded
 from onnxinit.analysis.generated import generated_weights
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.keeping import attribute_lists, unused_id
 from onnxinit.analysis.levels import with_levels
-from onnxinit.analysis.operators import Reading
+from onnxinit.analysis.operators import SCALE, ZERO_POINT, Reading
 from onnxinit.analysis.shaping import layout_of, thinned
 from onnxinit.analysis.sparse import pattern_of
 from onnxinit.analysis.surroundings import Surroundings
@@ -30,12 +31,15 @@ from onnxinit.analysis.weight import (
     Analysis,
     Kept,
     Layout,
+    Pattern,
     Quantised,
     Use,
     Weight,
     Where,
 )
 from onnxinit.model import ModelFile, StoredTensor
+
+_ASIDE = {SCALE: "quant_scale", ZERO_POINT: "quant_zero_point"}  # kept for a reason, and what it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +90,12 @@ class Assembly:
     def _name_all(self) -> None:
         taken: set[str] = set()
         for path, tensor in self._tensors.items():
-            name = tensor.values[0].name if tensor.values else tensor.stored.name or path
+            name = (tensor.values[0].name if tensor.values else tensor.stored.name) or path
             scope = tensor.values[0].scope if tensor.values else ""
             self._ids[path] = unused_id(f"{scope}/{name}" if scope else name, taken)
 
     def analysis(
-        self, nodes: Sequence[Node], walker: Walker, constants: Constants, normed: bool, tie_equal: bool
+        self, nodes: Sequence[Node], walker: Walker, constants: Constants, *, normed: bool, tie_equal: bool
     ) -> Analysis:
         """All tensors, the weights in file order."""
         weights: list[Weight] = []
@@ -115,7 +119,16 @@ class Assembly:
         kept.extend(attribute_lists(nodes, taken))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
-        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made))
+        folded = normless and looks_folded(nodes)
+        aside = tuple(self._aside(kept))
+        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made), aside, folded)
+
+    def _aside(self, kept: Iterable[Kept]) -> Iterator[Weight]:
+        """What is kept as scales and zero points, each with its role."""
+        for path, role in ((k.path, _ASIDE.get(k.reason)) for k in kept):
+            if role is not None and path in self._tensors:
+                uses = (use for value in self._tensors[path].values for use in value.uses)
+                yield self._fitted(path, self._tensors[path], role, tuple(Use(n.op, n.name, at) for n, at in uses))
 
     def graph(self, view: GraphView, constants: Constants, read: Read) -> Graph:
         """Where the weights meet the graph."""
@@ -127,7 +140,7 @@ class Assembly:
 
     def _where(self, path: str) -> Where:
         stored = self._file.replaced.get(path) or self._tensors[path].values[0].where
-        kinds: tuple[Where, ...] = ("constant", "sparse", "generated")
+        kinds: tuple[Where, ...] = ("constant", "sparse", "generated", "attribute")
         return next((kind for kind in kinds if kind == stored), "initializer")
 
     def _fitted(self, path: str, tensor: Told, role: str, uses: tuple[Use, ...]) -> Weight:
@@ -155,11 +168,9 @@ class Assembly:
         value, stored = tensor.values[0], tensor.stored
         same = [f for f in tensor.found if isinstance(f.verdict, Reading) and f.verdict.role == reading.role]
         composed, recipe = self._made.of.get(path, Composition()), self._made.recipes.get(path)
-        layout = layout_of(tensor.quantised.shape if tensor.quantised else tensor.shape, same)
-        live = 1.0 if composed.live is None else float(composed.live.mean())
-        live = stored.dims[0] / math.prod(tensor.shape) if tensor.sparse else live
-        layout = masked(layout, composed.live) if composed.live is not None else layout
-        layout = thinned(layout, live) if tensor.sparse and reading.role != "embedding" else layout
+        layout = masked(layout_of(tensor.quantised.shape if tensor.quantised else tensor.shape, same), composed.live)
+        share = stored.dims[0] / math.prod(tensor.shape) if tensor.sparse else 1.0
+        layout = layout if reading.role == "embedding" else thinned(layout, share)
         fan_in, fan_out = _mean_fans(layout)
         uses = tuple(
             Use(f.site.node.op, f.site.node.name, f.site.at, f.site.trail.via)
@@ -185,8 +196,8 @@ class Assembly:
             note=composed.note or (FOLLOWS[type(recipe)] if recipe is not None else reading.note),
             quantised=tensor.quantised,
             factor=composed.factor,
-            pattern=pattern_of(path) if tensor.sparse else "",
-            live=live,
+            live=share if composed.live is None else share * float(composed.live.mean()),
+            pattern=Pattern(pattern_of(path), stored.dims[0]) if tensor.sparse else None,
             follows=(self._ids[recipe.of],) if recipe is not None else (),
             whole=composed.whole,
             effective=composed.effective,
@@ -256,6 +267,8 @@ def _first_results(value: Value) -> list[Value]:
 
 def _reason(tensor: Told, value: Value | None) -> str:
     """Why a tensor is kept, in words that many tensors share."""
+    if tensor.values and not any(v.uses or v.is_output for v in tensor.values):
+        return "nothing uses it"
     if tensor.reason or value is None:
         return tensor.reason
     constants = [f.verdict.reason for f in tensor.found if isinstance(f.verdict, Constant)]
@@ -263,7 +276,7 @@ def _reason(tensor: Told, value: Value | None) -> str:
         return constants[0]
     if value.uses:
         return "only its shape, or what is counted up from it, is used"
-    return "handed out by the model as it is" if value.is_output else "nothing uses it"
+    return "handed out by the model as it is"
 
 
 def _mean_fans(layout: Layout | None) -> tuple[float | None, float | None]:

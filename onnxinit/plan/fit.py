@@ -43,11 +43,29 @@ def fit_plan(plan: Plan, analysis: Analysis) -> Plan:
         for w in analysis.weights
         if w.id not in fitted
     }
-    lines = with_fitted(analysis, made, {ident: left[ident] for ident in fitted - named.keys()})
-    entries = tuple(line for line in lines if isinstance(line, Entry))
-    kept = (*(line for line in lines if isinstance(line, Left)), *(Left(k.id, k.reason) for k in analysis.kept))
+    planned = {ident: _checked(named[ident], analysis.by_id[ident]) for ident in fitted & named.keys()}
+    aside = [_fit_aside(named[w.id], w, analysis) for w in analysis.aside if w.id in named]
+    measured = {analysis.by_id[e.id].path for e in aside}
+    lines = with_fitted(analysis, made, {ident: left[ident] for ident in fitted - named.keys()}, planned, measured)
+    entries = (*(line for line in lines if isinstance(line, Entry)), *aside)
+    others = (Left(k.id, k.reason) for k in analysis.kept if k.path not in measured)
+    kept = (*(line for line in lines if isinstance(line, Left)), *others)
     warnings = tuple(advise(entries, kept, held_to_old_scales(analysis, entries)))
-    return Plan(plan.seed, plan.stream, entries, kept, warnings, plan.arguments)
+    return replace(plan, entries=entries, kept=kept, warnings=warnings)
+
+
+def _fit_aside(entry: Entry, weight: Weight, analysis: Analysis) -> Entry:
+    """An entry of a scale or zero point of activations, which holds what it gets."""
+    if entry.measured is None:
+        raise SchemeError(f"the plan draws {label(weight)}, which gets values that were measured, or stays")
+    return _fit(entry, weight, analysis)
+
+
+def _checked(entry: Entry, weight: Weight) -> Entry:
+    """An entry of a scale or zero point."""
+    if isinstance(entry.gain, Vector) or not (math.isfinite(entry.gain) and entry.gain > 0):
+        raise SchemeError(f"the plan's gain of {label(weight)} must be one number above 0, finite")
+    return entry
 
 
 def _is_refit(weight: Weight, entry: Entry | None) -> bool:

@@ -37,6 +37,7 @@ def make_plan(
     allow_unmatched: bool = False,
     cascade: int | None = None,
     donors: Donors | None = None,
+    keep_scales: bool = False,
 ) -> Plan:
     """Say for every tensor what it gets, or why it is kept.
 
@@ -53,6 +54,8 @@ def make_plan(
             output, the same for the queries, keys and values of an attention, and for biases and norms that of the
             layer before them.
         donors: Opens the models that weights are taken from.
+        keep_scales: Whether scales and zero points of quantised weights stay, and the weights are drawn within the
+            range that these give them.
 
     Raises:
         ModelError: A donor cannot be read.
@@ -85,6 +88,9 @@ def make_plan(
     drawn = {w.id: choice.of(w) for w in analysis.weights if w.id not in fitted}
     drawn |= _steadied(analysis, drawn)
     spared = {w.id: left for w in following if (left := choice.spares(w))}
+    if keep_scales:
+        scales = (w for w in following if w.role in PARAMETER_ROLES)
+        spared |= {w.id: Left(w.id, "kept by --keep-scales") for w in scales}
     made = with_fitted(analysis, drawn, spared)
     entries = tuple(m for m in made if isinstance(m, Entry))
     kept = (*(m for m in made if isinstance(m, Left)), *(Left(k.id, k.reason) for k in analysis.kept))

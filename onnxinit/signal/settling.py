@@ -14,7 +14,8 @@ from onnxinit.signal.data.inputs import model_inputs
 from onnxinit.signal.data.kept_feeds import KeptFeeds
 from onnxinit.signal.moments import by_moments, input_moments
 from onnxinit.signal.passes.findings import Signal
-from onnxinit.signal.passes.lsuv import lsuv
+from onnxinit.signal.passes.lsuv import Swept, lsuv
+from onnxinit.signal.passes.ranges import measure_ranges
 from onnxinit.signal.run.supply import Supply
 from onnxinit.signal.told import Calibration
 
@@ -65,16 +66,21 @@ def settle(
     feeds = _open(plan, file, told)
     kept = KeptFeeds(feeds)
     recalibrate = told.recalibrate if told.recalibrate is not None else bool(asked)
-    swept = lsuv(Supply(based, analysis, file, donors), asked, kept, told.running, recalibrate=recalibrate)
-    settled = fit_plan(swept.plan, analysis)
+    swept = Swept(based, (), ())
+    if asked or recalibrate:
+        swept = lsuv(Supply(based, analysis, file, donors), asked, kept, told.running, recalibrate=recalibrate)
+    settled, ranges, notes = fit_plan(swept.plan, analysis), tuple[str, ...](), tuple[str, ...]()
+    if told.activations:
+        settled, ranges, notes = measure_ranges(Supply(settled, analysis, file, donors), kept, told.running)
     settled = replace(settled, warnings=tuple(dict.fromkeys((*plan.warnings, *settled.warnings))))
     signal = Signal(
         feeds.source,
         kept.samples,
         swept.findings,
         swept.norms,
-        (*feeds.notes, *swept.notes),
+        (*feeds.notes, *swept.notes, *notes),
         time.perf_counter() - started,
+        ranges,
     )
     return settled, signal
 

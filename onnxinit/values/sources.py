@@ -57,7 +57,8 @@ class Source:
     def _real(self, run: tuple[int, int] | None) -> Floats:
         if self._held.quantised is not None:
             return real_values(self._held, self._read, run)
-        return narrowed(cast(Floats, self._read(self._held.path, run)), self._weight.dtype)
+        values = narrowed(cast(Floats, self._read(self._held.path, run)), self._weight.dtype)
+        return values if run is not None else values.reshape(self._held.shape)  # an attribute holds a flat list
 
     @property
     def moments(self) -> tuple[float, float]:
@@ -137,5 +138,5 @@ class Moved:
                     number += 1
                 part.from_canonical(np.stack(blocks), out)
         if one is not None and one.bits < 8:
-            return pack(out.astype(np.float32), self.weight.dtype, one.bits)
+            return pack(out.astype(np.float32), self.weight.dtype, one)
         return np.ascontiguousarray(out if np.little_endian else out.byteswap()).reshape(-1).view(np.uint8)

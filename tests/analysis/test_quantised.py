@@ -106,14 +106,14 @@ def whose(what: str, op: str) -> str:
             {"w": "weight", "s": FITTED, "z": CENTRED},
         ),
         (
-            "y = com.microsoft.MatMulBnb4<K = 32, N = 6>(x, w, s)",
+            "y = com.microsoft.MatMulBnb4<K = 32, N = 6, block_size = 16, quant_type = 1>(x, w, s)",
             {"w": drawn((96,), UINT8), "s": (12,)},
-            {"w": whose("weight", "MatMulBnb4"), "s": SCALE},
+            {"w": "weight", "s": FITTED},
         ),
         (
-            "y = com.microsoft.GatherBlockQuantized<block_size = 16>(w, i, s, z)",
+            "y = com.microsoft.GatherBlockQuantized<block_size = 16, bits = 8>(w, i, s, z)",
             {"w": drawn((50, 32), UINT8), "s": (50, 2), "z": drawn((50, 2), UINT8)},
-            {"w": whose("weight", "GatherBlockQuantized"), "s": SCALE, "z": ZERO},
+            {"w": "embedding", "s": FITTED, "z": CENTRED},
         ),
         (
             "y, m = com.microsoft.QEmbedLayerNormalization(i, i, w, p, q, g, b,, s, s, s, s, s, z, z, z, z, z)",
@@ -188,10 +188,11 @@ def test_a_quantised_table_is_looked_up_before_it_is_turned_to_floats(moved: str
     assert said(model) == {"w": "embedding", "s": SCALE, "z": ZERO}
 
 
-def test_small_floats_that_are_cast_are_quantised_weights() -> None:
+def test_small_floats_that_are_cast_are_weights_as_they_are() -> None:
     model = build("(float[2,4] x) => (y) { k = Cast<to = 1>(w) y = MatMul(x, k) }", check=False)
     model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT8E4M3FN, (4, 3), [0.5] * 12))
-    assert said(model) == {"w": whose("weight", "MatMul")}
+    (weight,) = analysed(model).weights
+    assert (weight.role, weight.dtype, weight.fan_in, weight.quantised) == ("weight", "float8e4m3fn", 4, None)
 
 
 def test_other_integers_are_no_weights() -> None:
@@ -231,15 +232,19 @@ def test_linear_models_hold_their_weights_in_attributes() -> None:
     again = helper.make_node(
         "LinearClassifier", ["x"], ["a", "b"], domain="ai.onnx.ml", coefficients=[1.0] * 6, classlabels_ints=[0, 1]
     )
-    found = analysed(model_of(regressor, classifier, again))
-    assert not found.weights
-    said = "are held in an attribute, which this version does not rewrite"
-    assert {(k.id, k.shape, k.dtype, k.reason) for k in found.kept} == {
-        ("last.coefficients", (3,), "float", f"coefficients of LinearRegressor {said}"),
-        ("last.intercepts", (1,), "float", f"intercepts of LinearRegressor {said}"),
-        ("LinearClassifier.coefficients", (6,), "float", f"coefficients of LinearClassifier {said}"),
-        ("LinearClassifier.coefficients#2", (6,), "float", f"coefficients of LinearClassifier {said}"),
-    }
+    odd = helper.make_node(
+        "LinearRegressor", ["x"], ["v"], "odd", domain="ai.onnx.ml", coefficients=[1.0] * 6, targets=4
+    )
+    found = analysed(model_of(regressor, classifier, again, odd))
+    assert [(w.id, w.where, w.role, w.shape, w.dtype) for w in found.weights] == [
+        ("last.coefficients", "attribute", "weight", (1, 3), "float"),
+        ("last.intercepts", "attribute", "bias", (1,), "float"),
+        ("LinearClassifier.coefficients", "attribute", "weight", (2, 3), "float"),
+        ("LinearClassifier.coefficients#2", "attribute", "weight", (2, 3), "float"),
+    ]
+    (kept,) = found.kept
+    said = "coefficients of LinearRegressor, whose number does not fit the other attributes"
+    assert (kept.id, kept.shape, kept.reason) == ("odd.coefficients", (6,), said)
 
 
 def test_trees_and_support_vectors_say_what_they_are() -> None:

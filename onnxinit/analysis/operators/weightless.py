@@ -67,10 +67,7 @@ _CLASSES: Mapping[tuple[str, str], str] = {
     ("", _QUANTISES): "DequantizeLinear DynamicQuantizeLinear QuantizeLinear",
     ("ai.onnx.preview", _ATTENTION): "FlexAttention",
     ("ai.onnx.preview.training", _LOSS): "Adagrad Adam Gradient Momentum",
-    (ML, _FITTED): (
-        "LinearClassifier LinearRegressor SVMClassifier SVMRegressor TreeEnsemble TreeEnsembleClassifier "
-        "TreeEnsembleRegressor"
-    ),
+    (ML, _FITTED): ("SVMClassifier SVMRegressor TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor"),
     (ML, _TEXT): (
         "ArrayFeatureExtractor Binarizer CastMap CategoryMapper DictVectorizer FeatureVectorizer Imputer LabelEncoder "
         "Normalizer OneHotEncoder Scaler ZipMap"
@@ -95,10 +92,10 @@ _CLASSES: Mapping[tuple[str, str], str] = {
         "WhisperBeamSearch"
     ),
     (MICROSOFT, _QUANTISES): (
-        "DequantizeBFP DequantizeLinear DequantizeWithOrder GatherBlockQuantized GatherPacked MatMulBnb4 MatMulFpQ4 "
-        "MatMulNBitsQLoRA MatMulPacked MoEPacked MulInteger QLinearAdd QLinearAveragePool QLinearConcat "
-        "QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid QLinearSoftmax "
-        "QLinearWhere QOrderedGelu QuantizeBFP QuantizeLinear QuantizeWithOrder"
+        "DequantizeBFP DequantizeLinear DequantizeWithOrder GatherPacked MatMulFpQ4 MatMulPacked MoEPacked MulInteger "
+        "QLinearAdd QLinearAveragePool QLinearConcat QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul "
+        "QLinearReduceMean QLinearSigmoid QLinearSoftmax QLinearWhere QOrderedGelu QuantizeBFP QuantizeLinear "
+        "QuantizeWithOrder"
     ),
     (MICROSOFT, _OPAQUE): "EPContext Snpe",
     ("com.microsoft.nchwc", _POOLS): "AveragePool GlobalAveragePool GlobalMaxPool MaxPool Upsample",

@@ -287,7 +287,7 @@ class _Work:
         if asked is None:
             return normal(0.0, 1.0 / max(1.0, weight.fan_in or 1.0))
         mean, var = asked[0], asked[1] ** 2
-        if weight.pattern:  # all that it does not name is zero
+        if weight.pattern is not None:  # all that it does not name is zero
             mean, var = weight.live * mean, weight.live * (var + (1 - weight.live) * mean**2)
         return normal(mean, var)
 

@@ -41,6 +41,7 @@ LINEAR: Mapping[tuple[str, str], Mapping[int, int | None]] = {
     (MICROSOFT, "FusedMatMul"): _PRODUCT,
     (MICROSOFT, "TransposeMatMul"): _PRODUCT,
     (MICROSOFT, "MatMulNBits"): {1: -1, 2: -1},
+    (MICROSOFT, "MatMulBnb4"): {1: -1, 2: -1},
     ("", "ReduceSum"): {0: None},  # of a product with a signal
     ("", "ReduceMean"): {0: None},
 }

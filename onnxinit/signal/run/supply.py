@@ -42,7 +42,8 @@ class Supply:
         self._shared: dict[str, list[str]] = {}
         for e in plan.entries:
             self._shared.setdefault(e.draws_as, []).append(e.id)
-        self._by_path = {w.path: w for w in analysis.weights}
+        planned = (w for w in analysis.aside if w.id in self._entries)
+        self._by_path = {w.path: w for w in (*analysis.weights, *planned)}
         values = analysis.graph.view.values if analysis.graph is not None else ()
         self._sparse = {v.tensor: tuple(n or 0 for n in v.shape or ()) for v in values if v.where == "sparse"}
         self._followers: dict[str, list[str]] = {}

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from onnx import AttributeProto, NodeProto, helper
+import numpy as np
+from onnx import AttributeProto, NodeProto, TensorProto, helper
+
+from onnxinit.analysis.held import OPERANDS
+from onnxinit.analysis.operators import ML
 
 Real = Callable[[str], str]
 Split = Callable[[NodeProto, Real], list[NodeProto]]
@@ -64,6 +68,11 @@ def _activation(name: str, parameters: Sequence[float], source: str, output: str
         ]
         return [*constants, helper.make_node("Clip", [source, *bounds], [output])]
     return []
+
+
+def held_name(node: NodeProto, attribute: str) -> str:
+    """The name of the stored tensor that an attribute's list of floats is."""
+    return f"{next(name for name in node.output if name)}/{attribute}"
 
 
 def _text(a: AttributeProto | None) -> str:
@@ -171,6 +180,44 @@ def _qgemm(node: NodeProto, real: Real) -> list[NodeProto]:
     return [*made, helper.make_node("QuantizeLinear", [linear, sy, zy], [out])] if sy else made
 
 
+def _between(
+    node: NodeProto, sources: Sequence[Sequence[str]], result: Sequence[str], op: NodeProto
+) -> list[NodeProto]:
+    """An operator on the real values of codes, (codes, scale, zero point) each, whose result becomes codes again."""
+    out = node.output[0]
+    made = [helper.make_node("DequantizeLinear", list(filter(None, s)), [f"{out}/x{i}"]) for i, s in enumerate(sources)]
+    op.input[:] = [f"{out}/x{i}" for i in range(len(sources))]
+    op.output[:] = [f"{out}/real"]
+    return [*made, op, helper.make_node("QuantizeLinear", [f"{out}/real", *filter(None, result)], [out])]
+
+
+@_row("QLinearAdd", "QLinearMul")
+def _qlinear_binary(node: NodeProto, real: Real) -> list[NodeProto]:
+    """QLinearAdd and QLinearMul (a, sa, za, b, sb, zb, sy, zy)."""
+    read = [_input(node, i) for i in range(8)]
+    op = _plain(node, node.op_type.removeprefix("QLinear"), [], "")
+    return _between(node, [read[:3], read[3:6]], read[6:], op)
+
+
+_NAMES = {"QLinearLeakyRelu": "LeakyRelu", "QLinearSigmoid": "Sigmoid", "QLinearGlobalAveragePool": "GlobalAveragePool"}
+
+
+@_row(*_NAMES)
+def _qlinear_unary(node: NodeProto, real: Real) -> list[NodeProto]:
+    """A function or pool of codes (x, sx, zx, sy, zy) with the channels first."""
+    if any(a.name == "channels_last" and a.i for a in node.attribute):
+        return []
+    read = [_input(node, i) for i in range(5)]
+    return _between(node, [read[:3]], read[3:], _plain(node, _NAMES[node.op_type], [], "", ("channels_last",)))
+
+
+@_row("QLinearConcat")
+def _qlinear_concat(node: NodeProto, real: Real) -> list[NodeProto]:
+    """QLinearConcat (sy, zy, then codes, scale and zero point of each)."""
+    sources = [node.input[i : i + 3] for i in range(2, len(node.input), 3)]
+    return _between(node, sources, node.input[:2], _plain(node, "Concat", [], ""))
+
+
 @_row("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 def _to_float(node: NodeProto, real: Real) -> list[NodeProto]:
     """MatMulIntegerToFloat (a, b, sa, sb, za, zb, bias) and DynamicQuantizeMatMul (x, b, sb, zb, bias)."""
@@ -185,3 +232,27 @@ def _to_float(node: NodeProto, real: Real) -> list[NodeProto]:
         made.append(helper.make_node("DequantizeLinear", [node.input[0], node.input[2], _input(node, 4)], [x]))
     made.append(helper.make_node("MatMul", [x, weight], [f"{out}/linear" if bias else out], name=node.name))
     return [*made, helper.make_node("Add", [f"{out}/linear", bias], [out])] if bias else made
+
+
+@_row("LinearRegressor", "LinearClassifier", domain=ML)
+def _linear(node: NodeProto, real: Real) -> list[NodeProto]:
+    """The product x W^T + b, then the operator itself with W = I and b = 0 for labels and the function at its end."""
+    attributes = {a.name: a for a in node.attribute}
+    shape = OPERANDS[ML, node.op_type](attributes)["coefficients"]
+    if not shape:
+        return []
+    weight, rows = held_name(node, "coefficients"), shape[0]
+    has_bias = "intercepts" in attributes and len(attributes["intercepts"].floats) == rows
+    last = helper.make_node(
+        node.op_type, [f"{weight}/linear"], list(node.output), domain=ML,
+        coefficients=np.eye(rows, dtype=np.float32).reshape(-1).tolist(), intercepts=[0.0] * rows,
+    )  # fmt: skip
+    last.attribute.extend(a for a in node.attribute if a.name not in ("coefficients", "intercepts"))
+    operands = [f"{weight}/x", f"{weight}/matrix", *([held_name(node, "intercepts")] if has_bias else [])]
+    return [
+        helper.make_node("Cast", [node.input[0]], [f"{weight}/x"], to=TensorProto.FLOAT),
+        helper.make_node("Constant", [], [f"{weight}/shape"], value_ints=list(shape)),
+        helper.make_node("Reshape", [weight, f"{weight}/shape"], [f"{weight}/matrix"]),
+        helper.make_node("Gemm", operands, [f"{weight}/linear"], name=node.name, transB=1),
+        last,
+    ]

@@ -17,6 +17,7 @@ from onnxinit.schemes import Spec
 from onnxinit.signal.run.engine import Engine, Feed, StepError
 from onnxinit.signal.run.layers import Layer, find_layers
 from onnxinit.signal.run.program import Program, Step, free_names, path_of, tensors_in
+from onnxinit.signal.run.ranges import find_ranges, loosen
 from onnxinit.signal.run.running import PLAIN, Running
 from onnxinit.signal.run.sessions import Sessions
 from onnxinit.signal.run.statistics import Moments, channel_moments
@@ -57,6 +58,8 @@ class Walk:
     ):
         quantised = [w.path for w in supply.analysis.weights if w.quantised is not None]
         self.program = Program.of(supply.file, quantised)
+        if running.loose:
+            loosen(self.program, find_ranges(self.program, supply.analysis, supply.file).found)
         self.supply = supply
         self.engine = Engine(
             self.program,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxinit.analysis.activations import function_within
+from onnxinit.analysis.einsum import read_equation
 from onnxinit.analysis.operators import MICROSOFT, NHWC
 from onnxinit.analysis.view import Node
 from onnxinit.analysis.windows import leading
@@ -349,13 +350,13 @@ def matmul_integer(sweep: Sweep, node: Node) -> Known:
     return coded(sweep, node, made, 6) if node.op == "QLinearMatMul" else made
 
 
-@rule("MatMulNBits", domain=MICROSOFT)
+@rule("MatMulNBits", "MatMulBnb4", domain=MICROSOFT)
 def matmul_nbits(sweep: Sweep, node: Node) -> Known:
     """As MatMul by the transpose of the weight that is packed."""
     x = sweep.input(node)
     if x is None:
         return None
-    count = float(node.int_attribute("K", 1))
+    count = float(node.int_attribute("K" if node.int_attribute("transB", 1) else "N", 1))
     rho: Axes = [*((r, None) for r in x.rho[:-1]), (None, 0.0)]
     return finished(sweep, node, sweep.layer(node, 1, lambda w: contract(x, w, count, (x.along(-1), 0.0), rho)), 5)
 
@@ -363,17 +364,13 @@ def matmul_nbits(sweep: Sweep, node: Node) -> Known:
 @rule("Einsum")
 def einsum(sweep: Sweep, node: Node) -> Known:
     """Factor by factor; an index that neither the result nor a later factor has is summed over."""
-    equation = node.string_attribute("equation").replace(" ", "")
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
+    terms, result = read_equation(node)
     factors = [sweep.of(v) for v in node.inputs]
     sizes: dict[str, int] = {}
     for term, value in zip(terms, node.inputs, strict=False):
         sizes.update(zip(term, sweep.dims(value), strict=False))
-    if "." in equation or len(factors) != len(terms) or not set(left) - {","} <= sizes.keys():
+    if "." in "".join(terms) or len(factors) != len(terms) or not set().union(*terms) <= sizes.keys():
         return None
-    if not arrow:
-        result = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
     known = [m for m in factors if m is not None]
     if len(known) < len(factors):
         return None
