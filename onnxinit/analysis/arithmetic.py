@@ -27,6 +27,7 @@ from onnxinit.analysis.tables import (
 from onnxinit.analysis.trail import Tile
 from onnxinit.analysis.view import Value
 
+RATES = "rates in an exponent, as of a state that decays"
 NEUTRAL_FACTOR = 1.0  # what a learned factor of no known role starts as: it changes nothing
 
 
@@ -143,6 +144,8 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
         return Reading("weight", tiles, output=out, source=other)
     if not flow.carries_signal(other):
         return Constant("a factor of positions or masks")
+    if node.op == "Mul" and flow.feeds_exponent(out):
+        return Reading("other", output=out, default=NEUTRAL_FACTOR, note=RATES)
     if len(nontrivial(site.shape)) > 1 and flow.reaches_softmax(out) and not few_values(values, 1):
         # a table of scores, gated
         return Constant("a computed table of positions") if is_computed(values) else Reading("positional", output=out)

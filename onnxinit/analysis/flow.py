@@ -222,6 +222,11 @@ class Flow:
         through = (MOVES | {"Concat", "Mul", "Div"}) - {"Split"}
         return {n.op for n in self._after(value, through)} == {"Sin", "Cos"}
 
+    def feeds_exponent(self, value: Value) -> bool:
+        """Whether nothing but an exponential function reads a signal."""
+        first = list(self._after(value, MOVES | {"Neg"}))
+        return bool(first) and all(n.op == "Exp" for n in first)
+
     def joins_residual(self, value: Value) -> bool:
         """Whether a signal is added to another signal next."""
         for node in self._after(value, MOVES | {"Mul", "Div"}):

@@ -80,10 +80,11 @@ class Walker:
         return sorted(found, key=lambda f: f.site.node.index)
 
     def _sites(self, value: Value) -> Iterator[Site]:
-        stack = [(value, Trail.of([n or 1 for n in value.shape or ()]))]
+        start = Trail.of([n or 1 for n in value.shape or ()])
+        stack: list[tuple[Value, Trail, tuple[Value, Trail] | None]] = [(value, start, None)]
         seen: set[tuple[int, int, int]] = set()
         while stack:
-            at_value, trail = stack.pop()
+            at_value, trail, fixed = stack.pop()
             for node, at in at_value.uses:
                 key = (id(node), at, hash(trail))
                 if node.op in _ASIDE or key in seen:
@@ -97,9 +98,10 @@ class Walker:
                 if following is None:
                     following = self._modulated(node, at, trail)
                 if following is None:
-                    yield Site(node, at, trail)
+                    yield Site(node, at, trail, fixed)
                 else:
-                    stack.extend(following)
+                    last = fixed or (at_value, trail)
+                    stack.extend((v, t, None if v.static else last) for v, t in following)
 
     def _statistics(self, value: Value) -> list[Found]:
         """A kernel that is only averaged: a copy that an exporter made for the statistics of a standardised kernel."""
