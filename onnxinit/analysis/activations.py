@@ -36,6 +36,7 @@ from onnxinit.analysis.weight import LINEAR, Activation
 
 TOLERANCE = 2e-3
 PRELU_SLOPE = 0.25  # the slope that a parametric ReLU starts from
+_HANDING_ON = frozenset({"Identity", "Dropout", "Cast", "CastLike"})
 _WIDE = np.maximum(1.0, np.abs(GRID))
 
 Fit = Callable[[Array], "tuple[float, float | None]"]  # values on the grid to (distance, slope)
@@ -165,10 +166,17 @@ def recognise(f: Array, operator: str = "") -> tuple[str, float | None] | None:
 def named(f: Expression) -> tuple[str, float | None] | None:
     """`recognise` for an expression, remembered with it."""
     if "named" not in f.__dict__:
-        operator = f.node.op if f.node is not None and f.node.domain == "" else ""
+        operator = _operator(f)
         f.__dict__["named"] = recognise(f.on_grid, operator)
     found: tuple[str, float | None] | None = f.__dict__["named"]
     return found
+
+
+def _operator(f: Expression) -> str:
+    """The operator that computes a function, at most handed on behind it; "" where it is one of no standard."""
+    while f.node is not None and f.node.op in _HANDING_ON and isinstance(f.operands[0], Expression):
+        f = f.operands[0]
+    return f.node.op if f.node is not None and f.node.domain == "" else ""
 
 
 def activation(name: str, f: Expression, slope: float | None = None) -> Activation:
@@ -196,8 +204,18 @@ AFTER_BIAS: Mapping[str, tuple[str, str]] = {
 }
 # Layers that apply one always, and what some call those that they name.
 _WITHIN: Mapping[str, tuple[str, str]] = {"GemmFastGelu": ("com.microsoft", "FastGelu")}
-_SPELLED = {"none": "", "relu": "Relu", "gelu": "Gelu", "silu": "Swish", "swish": "Swish", "sigmoid": "Sigmoid"}
-_FUSING = frozenset({"", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
+_SPELLED = {
+    "none": "",
+    "relu": "Relu",
+    "gelu": "Gelu",
+    "silu": "Swish",
+    "swish": "Swish",
+    "sigmoid": "Sigmoid",
+    "logistic": "Sigmoid",
+    "softmax": "Softmax",
+    "softmax_zero": "Softmax",
+}
+_FUSING = frozenset({"", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
 
 
 def fused(node: Node) -> Activation | None:
@@ -222,7 +240,7 @@ def _within(node: Node) -> tuple[str, str] | None:
         return None
     if node.op in AFTER_BIAS or node.op in _WITHIN:
         return AFTER_BIAS.get(node.op) or _WITHIN[node.op]
-    kind = node.string_attribute("activation")
+    kind = node.string_attribute("activation") or node.string_attribute("post_transform")
     kind = _SPELLED.get(kind.lower(), kind)
     return ("", kind) if kind else None
 

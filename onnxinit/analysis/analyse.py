@@ -18,7 +18,8 @@ from onnxinit.analysis.assembly import Assembly, Told
 from onnxinit.analysis.composed import Compositions, Tensor, compositions
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
-from onnxinit.analysis.keeping import stored_aside
+from onnxinit.analysis.keeping import in_constant, stored_aside
+from onnxinit.analysis.low_rank import NOTE, is_outer
 from onnxinit.analysis.norms import find_norms
 from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Operators, Reading, Site
 from onnxinit.analysis.quantisation import Codes, Quantisation
@@ -31,7 +32,7 @@ from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.walker import Found, Walker
 from onnxinit.analysis.weight import Analysis
 from onnxinit.errors import ModelError
-from onnxinit.model import ModelFile, StoredTensor
+from onnxinit.model import LISTS, ModelFile, StoredTensor
 
 
 def analyse(file: ModelFile, operators: Operators | None = None, *, tie_equal: bool = False) -> Analysis:
@@ -59,7 +60,7 @@ def analyse(file: ModelFile, operators: Operators | None = None, *, tie_equal: b
         constants = Constants(read)
         norms = find_norms(view, constants)
         walker = Walker(view, norms, Flow(view), read, operators)
-        tensors = _name_cells(view, _read_all(file, view, walker, read))
+        tensors = _start_as_nothing(_name_cells(view, _read_all(file, view, walker, read)), walker.flow)
         made = _composed(tensors, read)
         tensors = _with_followers(tensors, made)
         assembly = Assembly(file, tensors, Surroundings(view, constants, norms), made)
@@ -120,6 +121,10 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker, read: Reader) ->
     quantisation = Quantisation(walker, read.runs)
     for path, stored in file.tensors.items():
         held = tuple(values.get(path, ()))
+        if stored.storage in LISTS and not held and not in_constant(file.proto, path):
+            continue  # a setting, or listed with what its operator holds
+        if held and held[0].where == "attribute":
+            stored = replace(stored, dims=tuple(n or 0 for n in held[0].shape or ()))
         if not held:
             tensors[path] = Told(stored, held, reason=stored_aside(file.proto, path))
         elif 0 in stored.dims:
@@ -171,11 +176,22 @@ def _name_cells(view: GraphView, tensors: dict[str, Told]) -> dict[str, Told]:
     return tensors
 
 
+def _start_as_nothing(tensors: Mapping[str, Told], flow: Flow) -> dict[str, Told]:
+    """Let the outer factors of low-rank updates start as zero."""
+    found: dict[str, Told] = {}
+    for path, tensor in tensors.items():
+        uses = [(f.site, f.verdict) for f in tensor.found if isinstance(f.verdict, Reading)]
+        if any(reading.role == "weight" and is_outer(site, reading, flow) for site, reading in uses):
+            tensor = replace(tensor, found=tuple(Found(s, replace(r, default=0.0, note=NOTE)) for s, r in uses))
+        found[path] = tensor
+    return found
+
+
 def _composed(tensors: Mapping[str, Told], read: Reader) -> Compositions:
-    """What the graph makes of its weights; of quantised ones it is not looked at."""
+    """What the graph makes of its weights; of those that are quantised or stored sparse it is not looked at."""
     floats: dict[str, Tensor] = {}
     for path, tensor in tensors.items():
-        if tensor.stored.data_type not in FLOATS:
+        if tensor.stored.data_type not in FLOATS or tensor.sparse:
             continue
         decided = tensor.reading()
         reading = decided[1] if decided is not None else None

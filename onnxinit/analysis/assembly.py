@@ -11,6 +11,7 @@ from onnx import TensorProto
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.composed import FOLLOWS, Composition, Compositions, masked
 from onnxinit.analysis.constants import Constants
+from onnxinit.analysis.folded import looks_folded
 from onnxinit.analysis.generated import generated_weights
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.keeping import attribute_lists, unused_id
@@ -56,8 +57,12 @@ class Told:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that the graph sees; that of what is stored for a tensor that the graph does not hold."""
-        sparse = bool(self.values) and self.values[0].where == "sparse"
-        return tuple(n or 0 for n in self.values[0].shape or ()) if sparse else self.stored.dims
+        return tuple(n or 0 for n in self.values[0].shape or ()) if self.sparse else self.stored.dims
+
+    @property
+    def sparse(self) -> bool:
+        """Whether it is stored sparse."""
+        return bool(self.values) and self.values[0].where == "sparse"
 
     def reading(self) -> tuple[Found, Reading] | None:
         """The deciding use: the first in topological order of the highest role."""
@@ -86,7 +91,7 @@ class Assembly:
     def _name_all(self) -> None:
         taken: set[str] = set()
         for path, tensor in self._tensors.items():
-            name = tensor.values[0].name if tensor.values else tensor.stored.name or path
+            name = (tensor.values[0].name if tensor.values else tensor.stored.name) or path
             scope = tensor.values[0].scope if tensor.values else ""
             self._ids[path] = unused_id(f"{scope}/{name}" if scope else name, taken)
 
@@ -115,7 +120,9 @@ class Assembly:
         kept.extend(attribute_lists(nodes, taken))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
-        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made), tuple(self._aside(kept)))
+        folded = normless and looks_folded(nodes)
+        aside = tuple(self._aside(kept))
+        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made), aside, folded)
 
     def _aside(self, kept: Iterable[Kept]) -> Iterator[Weight]:
         """What is kept as scales and zero points, each with its role."""
@@ -134,7 +141,7 @@ class Assembly:
 
     def _where(self, path: str) -> Where:
         stored = self._file.replaced.get(path) or self._tensors[path].values[0].where
-        kinds: tuple[Where, ...] = ("constant", "sparse", "generated")
+        kinds: tuple[Where, ...] = ("constant", "sparse", "generated", "attribute")
         return next((kind for kind in kinds if kind == stored), "initializer")
 
     def _fitted(self, path: str, tensor: Told, role: str, uses: tuple[Use, ...]) -> Weight:
@@ -163,7 +170,7 @@ class Assembly:
         same = [f for f in tensor.found if isinstance(f.verdict, Reading) and f.verdict.role == reading.role]
         composed, recipe = self._made.of.get(path, Composition()), self._made.recipes.get(path)
         layout = masked(layout_of(tensor.quantised.shape if tensor.quantised else tensor.shape, same), composed.live)
-        share = stored.dims[0] / math.prod(tensor.shape) if value.where == "sparse" else 1.0
+        share = stored.dims[0] / math.prod(tensor.shape) if tensor.sparse else 1.0
         layout = layout if reading.role == "embedding" else thinned(layout, share)
         fan_in, fan_out = _mean_fans(layout)
         uses = tuple(
@@ -192,7 +199,7 @@ class Assembly:
             paired=tensor.paired,
             factor=composed.factor,
             live=share if composed.live is None else share * float(composed.live.mean()),
-            pattern=Pattern(pattern_of(path), stored.dims[0]) if value.where == "sparse" else None,
+            pattern=Pattern(pattern_of(path), stored.dims[0]) if tensor.sparse else None,
             follows=(self._ids[recipe.of],) if recipe is not None else (),
             whole=composed.whole,
             effective=composed.effective,
@@ -262,6 +269,8 @@ def _first_results(value: Value) -> list[Value]:
 
 def _reason(tensor: Told, value: Value | None) -> str:
     """Why a tensor is kept, in words that many tensors share."""
+    if tensor.values and not any(v.uses or v.is_output for v in tensor.values):
+        return "nothing uses it"
     if tensor.reason or value is None:
         return tensor.reason
     constants = [f.verdict.reason for f in tensor.found if isinstance(f.verdict, Constant)]
@@ -269,7 +278,7 @@ def _reason(tensor: Told, value: Value | None) -> str:
         return constants[0]
     if value.uses:
         return "only its shape, or what is counted up from it, is used"
-    return "handed out by the model as it is" if value.is_output else "nothing uses it"
+    return "handed out by the model as it is"
 
 
 def _mean_fans(layout: Layout | None) -> tuple[float | None, float | None]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, numpy_helper
 
-from onnxinit.analysis.pointwise import POINTWISE
+from onnxinit.analysis.pointwise import POINTWISE, cast_target
 from onnxinit.analysis.view import Node, Value
 
 Known = npt.NDArray[np.generic]
@@ -147,7 +147,7 @@ def _arithmetic(op: str) -> Fold:
             return np.trunc(np.divide(*x)).astype(np.int64)  # type: ignore[arg-type]
         whole = all(k is None or k.dtype.kind == "i" for k in x) and op != "Cast"
         result = POINTWISE["", op](node, x)  # type: ignore[arg-type]
-        integral = whole or (op == "Cast" and _is_integer(node.int_attribute("to", 1)))
+        integral = whole or (op == "Cast" and _is_integer(cast_target(node)))
         return result.astype(np.int64) if integral and result.dtype.kind == "f" else result
 
     return run

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, numpy_helper
 
+from onnxinit.analysis.einsum import read_equation
 from onnxinit.analysis.view import Node
 from onnxinit.analysis.windows import slide, spread
 
@@ -31,7 +32,8 @@ _SAME = frozenset(
         "Sin", "Cos", "Not", "Floor", "Ceil", "Round", "Sign", "Swish", "ThresholdedRelu", "LpNormalization", "LRN",
         "CumSum", "ReverseSequence", "Trilu", "Hardmax", "Shrink", "IsNaN", "MeanVarianceNormalization", "ScatterND",
         "ScatterElements", "SimplifiedLayerNormalization", "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization", "FastGelu", "BiasGelu", "QuickGelu", "BiasAdd", "MoE", "QMoE",
+        "SkipSimplifiedLayerNormalization", "FastGelu", "BiasGelu", "QuickGelu", "BiasAdd", "Affine", "ImageScaler",
+        "ParametricSoftplus", "Scale", "ScaledTanh", "MoE", "QMoE",
     }
 )  # fmt: skip
 
@@ -66,10 +68,20 @@ def broadcast(shapes: Sequence[Shape]) -> Shape:
 
 
 def _matmul(node: Node, known: dict[int, Known]) -> _Shapes:
-    a, b = _first(node, 0), _first(node, 1)
+    a, b = (_turned(node, i) for i in (0, 1))
     if len(a) < 2 or len(b) < 2:
         return [(*a[:-1], *b[:-2], *b[-1:])] if len(b) > 1 else [a[:-1]]
     return [(*broadcast([a[:-2], b[:-2]]), a[-2], b[-1])] if len(a) > 2 or len(b) > 2 else [(a[-2], b[-1])]
+
+
+def _turned(node: Node, index: int) -> Shape:
+    """A factor as it is multiplied, where ONNX Runtime's product may turn it."""
+    shape = _first(node, index)
+    if node.int_attribute(("transBatchA", "transBatchB")[index], 0):
+        raise ValueError("batches behind the rows")
+    if len(shape) < 2 or not node.int_attribute(("transA", "transB")[index], 0):
+        return shape
+    return (*shape[:-2], shape[-1], shape[-2])
 
 
 def _gemm(node: Node, known: dict[int, Known]) -> _Shapes:
@@ -89,7 +101,8 @@ def _transpose(node: Node, known: dict[int, Known]) -> _Shapes:
 
 
 def _reshape(node: Node, known: dict[int, Known]) -> _Shapes:
-    held = known.get(id(node.input(1)))
+    given = node.ints_attribute("shape")  # of the first versions
+    held = known.get(id(node.input(1))) if given is None else np.asarray(given, np.float64)
     if held is None:
         return [None]
     shape = node.inputs[0].shape if node.inputs[0] is not None else None
@@ -311,14 +324,12 @@ def _space(node: Node, known: dict[int, Known]) -> _Shapes:
 
 
 def _einsum(node: Node, known: dict[int, Known]) -> _Shapes:
-    left, arrow, result = node.string_attribute("equation").replace(" ", "").partition("->")
-    if "." in left:
+    terms, result = read_equation(node)
+    if "." in result:
         return [None]
     letters: dict[str, int | None] = {}
-    for i, term in enumerate(left.split(",")):
+    for i, term in enumerate(terms):
         letters.update(zip(term, _first(node, i), strict=True))
-    if not arrow:
-        result = "".join(sorted(c for c in letters if left.count(c) == 1))
     return [tuple(letters[c] for c in result)]
 
 
@@ -371,7 +382,7 @@ _RULES: Mapping[str, Callable[[Node, dict[int, Known]], _Shapes]] = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _space),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSumSquare"), _reduce),
-    **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat"), _matmul),
+    **dict.fromkeys(("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "FusedMatMul", "TransposeMatMul"), _matmul),
     **dict.fromkeys(("FusedGemm", "GemmFastGelu"), _gemm),
     **dict.fromkeys(("MultiHeadAttention", "GroupQueryAttention"), _headed_attention),
     **dict.fromkeys(("BiasSoftmax", "BiasDropout", "QLinearSigmoid", "QLinearLeakyRelu"), _same),

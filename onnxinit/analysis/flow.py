@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 from onnx import TensorProto
 
+from onnxinit.analysis.einsum import read_equation
+from onnxinit.analysis.pointwise import cast_target
 from onnxinit.analysis.shapes import elements
 from onnxinit.analysis.view import GraphView, Node, Value
 
@@ -23,6 +25,11 @@ MOVES = frozenset(
         "@Exit", "@Stack", "@Step",
     }
 )  # fmt: skip
+
+_ARRANGES = MOVES | {"Pad", "Concat"}
+_SUMS = frozenset({"Add", "Sum"})
+_SCALINGS = frozenset({"Mul", "Div"})
+_PRODUCTS = frozenset({"MatMul", "Einsum", "FusedMatMul"})
 
 _INTEGER_PRODUCTS = frozenset({"MatMulInteger", "ConvInteger"})
 LAYERS = frozenset(
@@ -79,7 +86,7 @@ class Flow:
         for node in self.view.nodes:
             if node.op in ("Shape", "Size"):
                 continue
-            looked_up = node.op == "Gather" and (v := node.input(0)) is not None and v.static and v.dtype in FLOATS
+            looked_up = node.op == "Gather" and (v := node.input(0)) is not None and v.static and _holds_floats(v)
             if looked_up or any(v is not None and id(v) in fed for v in node.inputs):
                 fed.update(id(v) for v in node.outputs if v is not None)
         return fed
@@ -122,6 +129,15 @@ class Flow:
             value = before
         return None
 
+    def scores_words(self, origin: Origin) -> bool:
+        """Whether a layer has an output for every row of a table that is looked up, as the decoder of an embedding."""
+        shape = origin.weight.shape
+        table = shape if shape is None or shape[0] == origin.width else shape[::-1]
+        return any(
+            node.op == "Gather" and (v := node.input(0)) is not None and v.static and v.shape == table
+            for node in self.view.nodes
+        )
+
     @staticmethod
     def _before(node: Node) -> Value | None:
         first = node.input(0)
@@ -141,11 +157,11 @@ class Flow:
 
     @staticmethod
     def _origin(node: Node, spread: bool, biased: bool) -> Origin | None:
-        static = [v for v in node.inputs if v is not None and v.static and v.shape is not None and len(v.shape) > 1]
+        static = [v for v in node.inputs if v is not None and _is_held(v) and v.shape is not None and len(v.shape) > 1]
         if not static:
             return None
         weight = static[0] if len(static) == 1 or node.op not in ("MatMul", "Gemm") else static[1]
-        moving = [v for v in node.inputs if v is not None and not v.static]
+        moving = [v for v in node.inputs if v is not None and not _is_held(v)]
         return Origin(
             node,
             weight,
@@ -168,8 +184,8 @@ class Flow:
 
     # ------------------------------------------------------------ forwards
 
-    def _after(self, value: Value, through: frozenset[str]) -> Iterator[Node]:
-        """The nodes that a signal reaches first, seen through the operators named."""
+    def _after(self, value: Value, through: frozenset[str], *, joins: bool = True) -> Iterator[Node]:
+        """The nodes that a signal reaches first, seen through the operators named; `joins`: sums of signals too."""
         seen = {id(value)}
         front = [value]
         for _ in range(_REACH):
@@ -178,7 +194,7 @@ class Flow:
                 for node, _ in v.uses:
                     if node.op in ("Shape", "Size"):
                         continue
-                    if node.op not in through:
+                    if node.op not in through or not (joins or _is_alone(node)):
                         yield node
                         continue
                     for out in node.outputs:
@@ -191,15 +207,15 @@ class Flow:
 
     def reaches_softmax(self, value: Value) -> bool:
         """Whether a signal is an attention score: next comes a softmax."""
-        through = MOVES | {"Add", "Where", "Mul", "Div", "Sub", "Clip", "Max"}
+        through = MOVES | {"Add", "Where", "Mul", "Div", "Sub", "Clip", "Max", "ScatterND"}
         first = list(self._after(value, through - {"Gather", "Split", "SplitToSequence"}))
         return any(n.op in ("Softmax", "LogSoftmax") for n in first)
 
-    def only_periodic(self, value: Value) -> bool:
+    def only_periodic(self, value: Value, functions: tuple[str, ...] = ("Sin", "Cos")) -> bool:
         """Whether nothing but sines and cosines read a signal."""
         through = (MOVES | {"Concat", "Mul", "Div", "Add", "Neg"}) - {"Split"}
-        first = list(self._after(value, through))
-        return bool(first) and all(n.op in ("Sin", "Cos") for n in first)
+        first = list(self._after(value, through, joins=False))
+        return bool(first) and all(n.op in functions for n in first)
 
     def feeds_sine_and_cosine(self, value: Value) -> bool:
         """Whether a signal goes to both sines and cosines, as fixed Fourier features do, and to nothing else."""
@@ -214,6 +230,59 @@ class Flow:
             if node.op.startswith("Skip"):
                 return True
         return False
+
+    def meets_positions(self, node: Node, at: int) -> bool:
+        """Whether a product of a signal with a table gives scores or values by position, as relative positions do.
+
+        q R is added to q k on the way to a softmax, and p R to p v, where p comes from one: the sum of two products of
+        one signal, the other with a second signal.
+
+        Args:
+            node: The product.
+            at: Where the table is.
+        """
+        source, out = node.input(1 - at), node.outputs[0]
+        if source is None or out is None or source.static:
+            return False
+        source = self._bare(source)
+        front = [out]
+        for _ in range(2 * _REACH):  # distances become places by paddings and slices
+            users = [(n, i, v) for v in front for n, i in v.uses if n.op in _SUMS | _SCALINGS | _ARRANGES]
+            for user, i, _ in users:
+                for other in user.inputs[:i] + user.inputs[i + 1 :] if user.op in _SUMS else ():
+                    if other is not None and self._is_product(other, source, 1 - at, user):
+                        return True
+            front = [v for n, i, _ in users if i == 0 or n.op not in _ARRANGES for v in n.outputs if v is not None]
+        return False
+
+    def _is_product(self, value: Value, of: Value, at: int, joined: Node) -> bool:
+        """Whether a value is, or sums up, a product of a signal (at that side) with another, and a softmax is near."""
+        waiting = [value]
+        for _ in range(_REACH):
+            node = self._bare(waiting.pop()).producer if waiting else None
+            operands = [v for v in node.inputs if v is not None and not v.static] if node is not None else []
+            if node is None or len(operands) != 2:
+                continue
+            if node.op in _SUMS:
+                waiting.extend(operands)
+            elif node.op in _PRODUCTS and self._bare(operands[at]) is of:
+                makers = [self._bare(v).producer for v in operands]
+                out = joined.outputs[0]
+                scores = out is not None and self.reaches_softmax(out)
+                return scores or any(m is not None and m.op == "Softmax" for m in makers)
+        return False
+
+    def _bare(self, value: Value) -> Value:
+        """A signal before moves, paddings, and static factors and shifts."""
+        for _ in range(_REACH):
+            node = value.producer
+            if node is None or node.op == "Gather":
+                break
+            before = node.input(0) if node.op == "Pad" else self._before(node)
+            if before is None:
+                break
+            value = before
+        return value
 
     def summed_axes(self, value: Value) -> list[int] | None:
         """The axes that nothing but sums over them read, as of a product that is summed up: a contraction."""
@@ -284,6 +353,36 @@ class Flow:
         return value.static and value is not like and value.shape is not None and value.shape == like.shape
 
 
+def _is_alone(node: Node) -> bool:
+    """Whether a node adds no signal to another."""
+    return node.op not in ("Add", "Sub") or sum(v is not None and not v.static for v in node.inputs) < 2
+
+
+def _is_held(value: Value) -> bool:
+    """Whether a value is stored or follows from what is stored, in a loop from a step of it."""
+    for _ in range(_REACH):
+        node = value.producer
+        before = node.input(0) if node is not None and node.op in MOVES else None
+        if value.static or before is None:
+            break
+        value = before
+    return value.static
+
+
+def _holds_floats(value: Value) -> bool:
+    """Whether a stored value holds floats, as it is or once its codes are turned into them."""
+    for _ in range(_REACH):
+        node = value.producer
+        if value.dtype or node is None:
+            break
+        scale = node.input(1) if node.op == "DequantizeLinear" else None
+        before = scale or (node.input(0) if node.op in MOVES else None)
+        if node.op in ("Cast", "CastLike") or before is None:
+            return node.op == "Cast" and cast_target(node) in FLOATS
+        value = before
+    return value.dtype in FLOATS
+
+
 def layer_width(node: Node, weight: Value) -> int:
     """Number of outputs of a layer, 0 where unknown."""
     shape = weight.shape
@@ -297,10 +396,8 @@ def layer_width(node: Node, weight: Value) -> int:
     if "Conv" in node.op or node.op == "MatMulNBits":
         return dims[0]
     if node.op == "Einsum":
-        equation = node.string_attribute("equation").replace(" ", "")
-        left, _, result = equation.partition("->")
+        terms, result = read_equation(node)
         at = node.inputs.index(weight)
-        terms = left.split(",")
         others = {c for i, t in enumerate(terms) if i != at for c in t}
         return math.prod(n for c, n in zip(terms[at], dims, strict=False) if c in result and c not in others - {"."})
     right = node.inputs[0] is not weight

@@ -117,8 +117,14 @@ def _clip(node: Node, x: Sequence[Operand]) -> Array:
     return np.asarray(np.minimum(np.maximum(np.asarray(x[0]), np.asarray(low)), np.asarray(high)))
 
 
+def cast_target(node: Node) -> int:
+    """The type that a Cast makes; the first versions name it by a string."""
+    name = node.string_attribute("to").upper()
+    return TensorProto.DataType.Value(name) if name in TensorProto.DataType.keys() else node.int_attribute("to", 1)
+
+
 def _cast(node: Node, x: Sequence[Operand]) -> Array:
-    kind = node.int_attribute("to", TensorProto.FLOAT)
+    kind = cast_target(node)
     if kind == TensorProto.BOOL:
         return np.asarray(np.asarray(x[0]) != 0)
     value = np.asarray(x[0], np.float64)
@@ -208,6 +214,11 @@ _TABLE: dict[str, Function] = {
     "Not": _unary(np.logical_not),
     "IsNaN": _unary(np.isnan),
     "IsInf": _unary(np.isinf),
+    # Of the first versions of the format.
+    "Affine": _unary(lambda x, alpha, beta: alpha * np.asarray(x) + beta, alpha=1.0, beta=0.0),
+    "Scale": _unary(lambda x, scale: scale * np.asarray(x), scale=1.0),
+    "ScaledTanh": _unary(lambda x, alpha, beta: alpha * np.tanh(beta * np.asarray(x)), alpha=1.0, beta=1.0),
+    "ParametricSoftplus": _unary(lambda x, alpha, beta: alpha * softplus(beta * np.asarray(x)), alpha=1.0, beta=1.0),
 }
 
 POINTWISE: Mapping[tuple[str, str], Function] = {

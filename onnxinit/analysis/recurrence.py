@@ -14,7 +14,7 @@ from onnxinit.analysis.flow import FLOATS, LAYERS, MOVES
 from onnxinit.analysis.view import GraphView, Node, Value
 
 _REACH = 8
-_SUM_THROUGH = MOVES | {"Mul"}
+_SUM_THROUGH = (MOVES | {"Mul"}) - {"@Exit", "@Stack"}  # what the end of a loop is added to is no part of its body
 
 
 def find_cells(view: GraphView, uses: Mapping[str, Sequence[Node]]) -> dict[str, str]:

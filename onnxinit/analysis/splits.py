@@ -45,7 +45,7 @@ def partition(value: Value, axis: int, size: int) -> tuple[Tile, ...] | None:
     rank = len(value.shape) if value.shape is not None else None
     if axis < 0 and rank is None:
         rank = max(-axis, 3)  # only the end matters until a Transpose tells the rank
-    if rank is None or size <= 1:
+    if not rank or size <= 1:  # of a layer's output a file can only wrongly say that it has no axes
         return None
     axes: _Axes = tuple(((1, size),) if i == axis % rank else () for i in range(rank))
     for _ in range(_REACH):
@@ -92,7 +92,7 @@ def _rejoined(uses: Sequence[tuple[Node, int]], channels: bool) -> bool:
                         if any(reached.get((id(node), i), number) != number for i in range(len(node.inputs))):
                             return True
                         reached[id(node), at] = number
-                    elif node.op in _POINTWISE:
+                    elif node.op in _POINTWISE or (channels and "Pool" in node.op):
                         following.extend(o for o in node.outputs if o is not None and id(o) not in seen)
                         seen.update(id(o) for o in node.outputs)
             front = following
@@ -208,6 +208,8 @@ def _move(node: Node, at: int, axes: _Axes) -> _Axes | None:
         perm = node.ints_attribute("perm") or list(range(len(axes)))[::-1]
         if len(perm) > len(axes) and not any(axes[: len(axes) - 1]):
             axes = ((),) * (len(perm) - len(axes)) + axes
+        elif not any(axes[: len(axes) - len(perm)]):  # the rank was a guess
+            axes = axes[max(0, len(axes) - len(perm)) :]
         return tuple(axes[p] for p in perm) if sorted(perm) == list(range(len(axes))) else None
     if node.op in ("Squeeze", "Unsqueeze"):
         given = axes_of(node)
@@ -246,7 +248,7 @@ def _reshaped(node: Node, axes: _Axes) -> _Axes | None:
     places = [i for i, a in enumerate(axes) if a]
     first, last = places[0], places[-1]
     if places != list(range(first, last + 1)):
-        return None
+        return _in_front(axes, target)
     digits = [d for i in places for d in axes[i]]
     need = math.prod(n for _, n in digits)
     behind = len(axes) - 1 - last  # foreign axes after the tracked ones: those must stay as they are
@@ -289,3 +291,9 @@ def _reshaped(node: Node, axes: _Axes) -> _Axes | None:
                 return None
         out[i] = tuple(reversed(taken))
     return tuple(out)
+
+
+def _in_front(axes: _Axes, target: list[int | None]) -> _Axes | None:
+    """The first axis after a Reshape that leaves it and mixes the rest, as one that puts samples and heads together."""
+    rest = len(target) - 1
+    return (axes[0], *((),) * rest) if axes[0] and target[0] == _length(axes[0]) and rest else None

@@ -28,6 +28,7 @@ _FIRST = (
     *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Slice", "Split", "SplitToSequence"),
     *("SequenceAt", "Gather", "GatherND", "GatherElements", "Pad", "Tile", "DepthToSpace", "SpaceToDepth", "Compress"),
     *("Resize", "Upsample", "MaxUnpool", "ReverseSequence", "RoiAlign", "MaxRoiPool", "GridSample", "Trilu", "LRN"),
+    *("ImageScaler", "Crop", "DynamicSlice"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool", "NhwcMaxPool"),
     *("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "CumSum"),
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearAveragePool", "QLinearGlobalAveragePool"),

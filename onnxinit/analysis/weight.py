@@ -49,8 +49,8 @@ ROLES = (
 
 # Of several roles that the uses of one tensor give it, the first here is the tensor's.
 PRIORITY = (
-    "embedding", "recurrent_weight", "input_weight", "weight", "peephole", "norm_scale", "norm_shift", "running_mean",
-    "running_var", "prelu_slope", "bias", "layer_scale", "positional", "token", "other",
+    "embedding", "recurrent_weight", "input_weight", "weight", "peephole", "positional", "token", "norm_scale",
+    "norm_shift", "running_mean", "running_var", "prelu_slope", "bias", "layer_scale", "other",
 )  # fmt: skip
 
 FAN_ROLES = frozenset({"weight", "input_weight", "recurrent_weight", "embedding"})
@@ -372,6 +372,7 @@ class Analysis:
         depth: Number of residual or layer blocks, for depth rules.
         generated: The weights among the kept that the graph makes at run time.
         aside: The scales and zero points among the kept, of activations mostly, which a pass over data may measure.
+        folded: Whether there are no norms and every convolution has a bias, as where batch norms were folded into them.
         graph: The graph that it is of, for what carries signals through it; None for an analysis made by hand.
     """
 
@@ -381,6 +382,7 @@ class Analysis:
     depth: int = 0
     generated: tuple[Made, ...] = ()
     aside: tuple[Weight, ...] = ()
+    folded: bool = False
     graph: Graph | None = field(default=None, compare=False, repr=False)
     by_id: dict[str, Weight] = field(default_factory=dict, compare=False, repr=False)
 

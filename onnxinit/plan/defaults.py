@@ -7,8 +7,12 @@ from onnxinit.schemes import ROLE_DEFAULTS, Spec, auto_spec
 
 SIGNAL_ROLES = frozenset({"weight", "input_weight"})  # what --scheme is for, and a pass over the signal can settle
 
+AUTO = "auto: "  # begins why auto chose a scheme
+
 # A recurrent weight follows the scheme for kernels only where it is one of these.
 _ALSO_RECURRENT = frozenset({"zeros", "ones", "constant", "identity", "keep"})
+
+STARTS_SO = "what such a factor starts as"
 
 # Learned, but nobody knows what: small values of both signs break no symmetry and blow nothing up.
 _OTHER = Spec.of("truncated_normal", {"std": 0.02})
@@ -28,8 +32,8 @@ def default_spec(weight: Weight, scheme: Spec, analysis: Analysis) -> tuple[Spec
         return scheme, f"the scheme, {scheme.name}"
     if scheme.scheme.origin == "own" and role in FAN_ROLES:
         return scheme, f"the scheme for kernels, {scheme}"
-    if role in SIGNAL_ROLES and weight.default is not None:  # the way up of an adapter, which starts as nothing
-        return _by_role(weight, analysis), "the default of such a weight"
+    if role in SIGNAL_ROLES and weight.default is not None:
+        return _by_role(weight, analysis), STARTS_SO
     if role in SIGNAL_ROLES or (role == "recurrent_weight" and scheme.name in _ALSO_RECURRENT):
         return scheme, f"the scheme for kernels, {scheme}"
     return _by_role(weight, analysis), f"the default of the role {role}"
@@ -58,8 +62,8 @@ def resolve_auto(weight: Weight, analysis: Analysis) -> tuple[Spec, str]:
     if analysis.normless and spec.name != "lecun":
         upstream = _names(weight, upstream=True)
         keeps = Spec.of("analytic") if analysis.graph is not None else Spec.of("he", gain="upstream")
-        return keeps, f"auto: keeps the variance after {upstream} in a network without norms"
-    return spec, f"auto: before {_names(weight, upstream=False)}"
+        return keeps, f"{AUTO}keeps the variance after {upstream} in a network without norms"
+    return spec, f"{AUTO}before {_names(weight, upstream=False)}"
 
 
 def _names(weight: Weight, *, upstream: bool) -> str:

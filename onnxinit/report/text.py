@@ -146,6 +146,10 @@ def sections(
         yield Paragraph((f"kept as {them}: {count(len(plan.kept), 'tensor')}", "bold"))
         yield KeptList(plan.kept)
         yield Paragraph()
+    if plan.removed:
+        yield Paragraph((f"left out: {count(len(plan.removed), 'tensor')}", "bold"))
+        yield KeptList([Left(ident, "nothing uses it") for ident in plan.removed])
+        yield Paragraph()
     for warning in warnings:
         yield Paragraph(("warning: ", "bold yellow"), printable(warning))
     if warnings:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnxinit.analysis import Analysis
 from onnxinit.model import ModelFile
-from onnxinit.plan import SIGNAL_ROLES, Donors, Entry, Plan, base_entry, fit_plan, sampled
+from onnxinit.plan import REFIT, SIGNAL_ROLES, STARTS_SO, Donors, Entry, Plan, base_entry, fit_plan, sampled
 from onnxinit.schemes import Spec
 from onnxinit.signal.data.feeds import Feeds
 from onnxinit.signal.data.inputs import model_inputs
@@ -61,6 +61,7 @@ def settle(
     asked = {e.id: e.scheme for e in plan.entries if e.pending}
     if told.calibrate:
         drawn = [e for e in plan.entries if sampled(e, analysis).role in SIGNAL_ROLES and not e.pending]
+        drawn = [e for e in drawn if e.scheme.name != REFIT and e.why != STARTS_SO]
         asked |= {e.id: Spec.of("lsuv") for e in drawn if e.role in SIGNAL_ROLES}
     based = replace(plan, entries=tuple(_based(e, analysis) for e in plan.entries))
     feeds = _open(plan, file, told)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 from connections import assert_counts
 from graphs import build, kinds, weights
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
 
 HEADS, WIDTH, D = 2, 3, 6  # heads of three, six together
 
@@ -188,6 +190,16 @@ def test_the_halves_of_a_gated_unit_are_blocks(gate: str, names: tuple[str, ...]
     assert tuple(f.name for f in w.downstream) == names
 
 
+def test_a_cut_whose_heads_are_put_together_with_the_samples() -> None:
+    """As in ViTDet: (3, samples, heads, places, width) becomes (3, samples * heads, places, width)."""
+    heads = f"{shape('s', 2, 6, 3, 2, 2)} {shape('m', 3, 4, 6, 2)} r = Reshape(h, s)"
+    text = "t = Transpose<perm = [2, 0, 3, 1, 4]>(r) f = Reshape(t, m) q, k, v = Split<axis = 0>(f) a = Mul(q, k)"
+    model = build(
+        f"(float[2,6,4] x) => (y) {{ h = MatMul(x, w) {heads} {text} y = Add(a, v) }}", w=(4, 12), check=False
+    )
+    assert kinds(weights(model)["w"]) == [((4, "in"),), ((3, "block"), (4, "out"))]
+
+
 # ---------------------------------------------------------------- what is no cut
 
 WHOLE = [((4, "in"),), ((12, "out"),)]
@@ -217,6 +229,16 @@ def test_an_output_that_is_not_taken_apart_is_one_block(text: str) -> None:
     assert w.fan_out == 12
 
 
+def test_channels_that_are_joined_again_behind_a_pooling_are_one_block() -> None:
+    """As in the blocks of Res2Net that halve the picture: the last piece is only pooled."""
+    model = build(
+        """(float[2,4,9] x) => (y) { h = Conv(x, w) a, b = Split<axis = 1>(h) c = Conv(a, v) d = AveragePool
+        <kernel_shape = [3], strides = [1]>(b) y = Concat<axis = 1>(c, d) }""",
+        w=(12, 4, 1), v=(6, 6, 3), check=False,
+    )  # fmt: skip
+    assert weights(model)["w"].fan_out == 12
+
+
 def test_pieces_that_are_rejoined_behind_a_rotation_are_one_block() -> None:
     """Rotary positions turn halves of the queries about one another; that makes no two matrices of them."""
     rotate = """a, b = Split<axis = -1>(h) n = Neg(b) r = Concat<axis = -1>(n, a) p = Mul(h, cos) q = Mul(r, sin)
@@ -228,3 +250,12 @@ def test_pieces_that_are_rejoined_behind_a_rotation_are_one_block() -> None:
         sin=(1, 8, 12),
     )
     assert kinds(weights(model)["w"]) == WHOLE
+
+
+def test_an_output_that_the_file_says_has_no_axes() -> None:
+    nothing = helper.make_tensor_value_info("p", onnx.TensorProto.FLOAT, [])
+    branch = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["p"])], "b", [], [nothing])
+    model = build("(float[n,4] x, bool c) => (y) { z = Relu(x) y = Identity(z) }", check=False, w=(4, 3))
+    del model.graph.node[:]
+    model.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch))
+    assert weights(model)["w"].blocks == 1

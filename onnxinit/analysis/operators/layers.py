@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from onnxinit.analysis.einsum import read_equation
 from onnxinit.analysis.operators.table import (
     MICROSOFT,
     NHWC,
@@ -187,17 +188,22 @@ def gemm(site: Site) -> Reading | None:
 @row("Einsum", holds={0: "weight, any equation", 1: "weight, any equation"})
 def einsum(site: Site) -> Reading | None:
     """Einsum: an index that the result drops is contracted; one that others carry too is a batch; else it is free."""
-    equation = site.node.string_attribute("equation").replace(" ", "")
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
+    terms, result = read_equation(site.node)
     if site.at >= len(terms) or "..." in terms[site.at] or len(terms[site.at]) != len(site.shape):
         return None
-    if not arrow:
-        result = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
     others = {c for i, t in enumerate(terms) if i != site.at for c in t}
     tiles: list[list[Tile]] = []
     for letter, n in zip(terms[site.at], site.shape, strict=True):
         kind: Kind = "in" if letter not in result else "block" if letter in others else "out"
         tiles.append([(n, kind)])
     sources = [v for i, v in enumerate(site.node.inputs) if i != site.at and v is not None and not v.static]
-    return Reading("weight", tiles, output=out_value(site.node), source=sources[0] if sources else None)
+    free = [c for c, ((_, kind),) in zip(terms[site.at], tiles, strict=True) if kind == "out"]
+    single = len(free) == 1  # may be a fused projection; of heads that stand apart the layout says it already
+    return Reading(
+        "weight",
+        tiles,
+        output=out_value(site.node),
+        source=sources[0] if sources else None,
+        fuses=result.index(free[0]) - len(result) if single else None,
+        out_axis=terms[site.at].index(free[0]) if single else None,
+    )

@@ -43,6 +43,15 @@ def gather_nd(site: Site) -> Reading | None:
     return look_up(site, 0) if site.at == 0 and site.shape else None
 
 
+@row("ATen", holds={0: "embedding (V, D), of embedding and embedding_bag"})
+@row("ATen", domain="org.pytorch.aten", holds={0: "embedding (V, D), of embedding and embedding_bag"})
+def aten(site: Site) -> Reading | None:
+    """An operator of PyTorch that its exporter handed on by name."""
+    if site.at != 0 or not site.shape:
+        return None
+    return look_up(site, 0) if site.node.string_attribute("operator") in ("embedding", "embedding_bag") else None
+
+
 # ---------------------------------------------------------------- vectors
 
 

@@ -67,10 +67,7 @@ _CLASSES: Mapping[tuple[str, str], str] = {
     ("", _QUANTISES): "DequantizeLinear DynamicQuantizeLinear QuantizeLinear",
     ("ai.onnx.preview", _ATTENTION): "FlexAttention",
     ("ai.onnx.preview.training", _LOSS): "Adagrad Adam Gradient Momentum",
-    (ML, _FITTED): (
-        "LinearClassifier LinearRegressor SVMClassifier SVMRegressor TreeEnsemble TreeEnsembleClassifier "
-        "TreeEnsembleRegressor"
-    ),
+    (ML, _FITTED): ("SVMClassifier SVMRegressor TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor"),
     (ML, _TEXT): (
         "ArrayFeatureExtractor Binarizer CastMap CategoryMapper DictVectorizer FeatureVectorizer Imputer LabelEncoder "
         "Normalizer OneHotEncoder Scaler ZipMap"

@@ -212,6 +212,8 @@ def test_looked_up_rows() -> None:
         "t = Transpose<perm = [0, 2, 1]>(r) z0 = MatMul(t, w) z = Transpose<perm = [0, 2, 1]>(z0)",
         "z = CumSum(h, one)",
         "z = LogSoftmax<axis = 1>(h)",
+        "z = Hardmax<axis = 1>(h)",
+        "z = ThresholdedRelu<alpha = 0.5>(h)",
         "g = Neg(h) m = Max(h, g) z = Min(m, r)",
         "f = Abs(h) f1 = Sqrt(f) z = Div(h, two)",
     ],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto
 
 from onnxinit.analysis.operators import MICROSOFT
-from onnxinit.analysis.pointwise import POINTWISE, Expression
+from onnxinit.analysis.pointwise import POINTWISE, Expression, cast_target
 from onnxinit.analysis.view import Node
 from onnxinit.signal.moments.moments import Law, Moments, add, centre, constant, mix, multiply, normal, scaled
 from onnxinit.signal.moments.rules.shapes import aligned
@@ -88,7 +88,7 @@ del RULES["", "Identity"], RULES["", "Dropout"]
 def cast(sweep: Sweep, node: Node) -> Known:
     """The same in another type; what becomes whole numbers is taken as it was."""
     m = sweep.input(node)
-    if m is None or m.var > 0.0 or node.int_attribute("to", 1) != TensorProto.BOOL:
+    if m is None or m.var > 0.0 or cast_target(node) != TensorProto.BOOL:
         return m
     return constant(float(m.mean != 0.0), len(m.rho))
 
@@ -275,15 +275,6 @@ def swiglu(sweep: Sweep, node: Node) -> Known:
     gate = sweep.apply(sweep.expression(Node("Swish", "", "", "", [], [], node.attributes), (Expression(),)), a)
     other = sweep.input(node, 1) or replace(a, parts={}, law=a.law)
     return multiply(gate, normal(other.mean, other.var, other.rho))
-
-
-@rule("Affine", "ScaledTanh", "ParametricSoftplus", "ThresholdedRelu", "Hardmax")
-def old_functions(sweep: Sweep, node: Node) -> Known:
-    """Operators of early versions: alpha x + beta, and functions that are near enough to what they are named after."""
-    m = sweep.input(node)
-    if m is None or node.op != "Affine":
-        return m
-    return scaled(m, node.float_attribute("alpha", 1.0), node.float_attribute("beta", 0.0))
 
 
 @rule("BiasGelu", "FastGelu", "BiasSplitGelu", "BiasAdd", domain=MICROSOFT)

@@ -13,6 +13,7 @@ p^2) E[v v'], a mean of many values where the weights are spread, one value wher
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -48,19 +49,38 @@ def softmax(m: Moments, axis: int, count: int) -> Moments:
 @rule("Softmax")
 @rule("QLinearSoftmax", "BiasSoftmax", domain=MICROSOFT)
 def soft(sweep: Sweep, node: Node) -> Known:
-    """Along an axis; before opset 13 over all axes from it on."""
+    """The weights along an axis."""
     m, dims = sweep.input(node), sweep.dims(node.input(0))
     if m is None:
         return None
     other = sweep.input(node, 1) if node.op == "BiasSoftmax" else None
     if other is not None:
         m = replace(add(m, aligned(other, sweep.dims(node.input(1)), dims)), hidden=max(m.hidden, other.hidden))
+    found = _summed(sweep, node, dims)
+    return m if found is None else softmax(m, *found)
+
+
+@rule("Hardmax")
+def hard(sweep: Sweep, node: Node) -> Known:
+    """One where the largest is, zero elsewhere."""
+    m, dims = sweep.input(node), sweep.dims(node.input(0))
+    found = _summed(sweep, node, dims)
+    if m is None or found is None:
+        return m
+    axis, n = found[0] % len(dims), max(1, found[1])
+    if n == 1:
+        return constant(1.0, len(m.rho))
+    rho = [-1.0 / (n - 1) if i == axis else max(0.0, r) for i, r in enumerate(m.rho)]
+    return normal(1.0 / n, (n - 1) / n**2, rho, positive=True)
+
+
+def _summed(sweep: Sweep, node: Node, dims: Sequence[int]) -> tuple[int, int] | None:
+    """The axis that the results sum up to one along and its length; before opset 13 all axes from it on count."""
     old = sweep.graph.view.opsets.get("", 13) < 13
     axis = node.int_attribute("axis", 1 if old else -1)
     if not -len(dims) <= axis < len(dims):
-        return m
-    count = math.prod(dims[axis % len(dims) :]) if old else dims[axis]
-    return softmax(m, axis, count)
+        return None
+    return axis, math.prod(dims[axis % len(dims) :]) if old else dims[axis]
 
 
 @rule("LogSoftmax")

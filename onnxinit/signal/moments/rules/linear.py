@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxinit.analysis.activations import function_within
+from onnxinit.analysis.einsum import read_equation
 from onnxinit.analysis.operators import MICROSOFT, NHWC
 from onnxinit.analysis.view import Node
 from onnxinit.analysis.windows import leading
@@ -363,17 +364,13 @@ def matmul_nbits(sweep: Sweep, node: Node) -> Known:
 @rule("Einsum")
 def einsum(sweep: Sweep, node: Node) -> Known:
     """Factor by factor; an index that neither the result nor a later factor has is summed over."""
-    equation = node.string_attribute("equation").replace(" ", "")
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
+    terms, result = read_equation(node)
     factors = [sweep.of(v) for v in node.inputs]
     sizes: dict[str, int] = {}
     for term, value in zip(terms, node.inputs, strict=False):
         sizes.update(zip(term, sweep.dims(value), strict=False))
-    if "." in equation or len(factors) != len(terms) or not set(left) - {","} <= sizes.keys():
+    if "." in "".join(terms) or len(factors) != len(terms) or not set().union(*terms) <= sizes.keys():
         return None
-    if not arrow:
-        result = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
     known = [m for m in factors if m is not None]
     if len(known) < len(factors):
         return None

@@ -97,6 +97,8 @@ def split(sweep: Sweep, node: Node) -> list[Known]:
 
 
 @rule("Gather")
+@rule("ATen")
+@rule("ATen", domain="org.pytorch.aten")
 @rule("TorchEmbedding", "GatherBlockQuantized", domain=MICROSOFT)
 def gather(sweep: Sweep, node: Node) -> Known:
     """A look-up: two indices of V meet in one row with probability 1/V; a fixed index is a cut."""

@@ -1,0 +1,114 @@
+"""The promises on the models at hand, and that the sweep sees a broken one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import ModelProto
+
+import onnxinit
+from tests.sweep.__main__ import main
+from tests.sweep.promises import PROMISES, Checked, check_file, difference
+from tests.sweep.workers import sweep
+
+ROOT = Path(__file__).parent.parent.parent
+FILES = [*sorted((ROOT / "models").glob("*.onnx")), *sorted((ROOT.parent / "shared" / "real").glob("*.onnx"))]
+SAMPLE = ROOT / "models" / "bilstm_tagger.onnx"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_promise_is_kept(path: Path, tmp_path: Path) -> None:
+    checked = check_file(path, tmp_path)
+    assert (checked.broken, checked.refused) == ({}, "")
+    assert set(checked.held) == set(PROMISES)
+    assert checked.weights > 0
+
+
+def test_a_refusal_is_one_where_nobody_takes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "no.onnx"
+    path.write_bytes(b"no model")
+    (tmp_path / "work").mkdir()
+    checked = check_file(path, tmp_path / "work")
+    assert "is not an ONNX model" in checked.refused
+    assert checked.broken == {}
+
+
+def test_a_refusal_of_a_good_file_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*given: object, **named: object) -> None:
+        raise onnxinit.OnnxinitError("no")
+
+    monkeypatch.setattr(onnxinit, "reinit", refuses)
+    assert set(check_file(SAMPLE, tmp_path).broken) == {"accepted"}
+
+
+def test_a_traceback_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxinit, "inspect", lambda path: [][0])
+    broken = check_file(SAMPLE, tmp_path).broken
+    assert list(broken) == ["answers"]
+    assert "IndexError" in broken["answers"]
+
+
+def _another_value(model: ModelProto) -> None:
+    tensor = next(t for t in model.graph.initializer if len(t.raw_data) > 8)
+    tensor.raw_data = tensor.raw_data[:-1] + bytes([tensor.raw_data[-1] ^ 1])
+
+
+def _another_type(model: ModelProto) -> None:
+    model.graph.initializer[0].data_type = onnx.TensorProto.INT32
+
+
+CHANGES: dict[str, Callable[[ModelProto], object]] = {
+    "a value": _another_value,
+    "the type of a tensor": _another_type,
+    "a tensor more": lambda m: m.graph.initializer.add(),
+    "a name": lambda m: setattr(m.graph.node[0], "name", "other"),
+    "the order of nodes": lambda m: m.graph.node.insert(0, m.graph.node.pop()),
+    "metadata": lambda m: onnx.helper.set_model_props(m, {"onnxinit": "x", "other": "x"}),
+    "a field that nobody knows": lambda m: m.MergeFromString(b"\xfa\x7f\x03abc"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_has_changed_is_seen(change: str) -> None:
+    old, new = onnx.load(str(SAMPLE)), onnx.load(str(SAMPLE))
+    folders = (SAMPLE.parent, SAMPLE.parent)
+    assert difference(old, new, set(), folders) is None
+    CHANGES[change](new)
+    assert difference(old, new, set(), folders) is not None
+
+
+def test_values_may_differ_where_the_plan_says_so() -> None:
+    old, new = onnx.load(str(SAMPLE)), onnx.load(str(SAMPLE))
+    _another_value(new)
+    at = next(i for i, t in enumerate(new.graph.initializer) if len(t.raw_data) > 8)
+    assert difference(old, new, {f"graph.initializer[{at}]"}, (SAMPLE.parent, SAMPLE.parent)) is None
+
+
+def _of_many_tempers(path: Path, work: Path) -> Checked:
+    if path.stem == "crash":
+        os.abort()
+    if path.stem == "hang":
+        time.sleep(60)
+    return Checked(held=["answers"])
+
+
+def test_a_crash_and_a_hang_cost_their_own_file_alone() -> None:
+    files = [Path(name) for name in ("one", "crash", "two", "hang", "three")]
+    found = dict(sweep(files, jobs=1, limit=2, check=_of_many_tempers))
+    assert found[Path("crash")].broken == {"answers": "the process died, with exit status -6"}
+    assert found[Path("hang")].broken == {"answers": "no answer within 2 seconds"}
+    assert all(found[Path(name)].held == ["answers"] for name in ("one", "two", "three"))
+
+
+def test_the_status_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "good.onnx").touch()
+    arguments = [str(tmp_path), "--jobs", "1"]
+    assert main(arguments, _of_many_tempers) == 0
+    (tmp_path / "crash.onnx").touch()
+    assert main(arguments, _of_many_tempers) == 1
+    assert "BROKEN answers" in capsys.readouterr().out
