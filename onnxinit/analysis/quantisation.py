@@ -39,6 +39,7 @@ from onnxinit.analysis.view import Node, Value
 from onnxinit.analysis.views import step
 from onnxinit.analysis.walker import Found, Walker
 from onnxinit.analysis.weight import Quantised, Use
+from onnxinit.analysis.written_out import written_out
 from onnxinit.model import StoredTensor
 
 _T = TensorProto
@@ -100,9 +101,10 @@ class Quantisation:
                 reason = reason or why
         if not taken:
             return Codes(reason=reason)
-        if stored.data_type in _EIGHT and all(is_plain(f) for f in taken):
-            return Codes(tuple(taken))
         try:
+            plain = stored.data_type in _EIGHT and all(is_plain(f) for f in taken)
+            if plain and not any(written_out(v, taken) for v in values):
+                return Codes(tuple(taken))
             return self._understood(stored, values, taken)
         except UnknownFormError as e:
             return Codes(reason=f"{reason}: {e}" if e.args else reason)
@@ -118,6 +120,8 @@ class Quantisation:
         sources = [s for v in values for s in self._turned(v)] + [
             s for f in taken if _TURNING not in f.site.trail.via and (s := self._operands(f, form)) is not None
         ]
+        if not sources and form is None:
+            sources = [s for v in values for s in written_out(v, taken)]
         bias = self._bias(stored, taken) if stored.data_type == _T.INT32 else None
         if bias is not None and not sources:
             return Codes(tuple(taken), self._entered(bias, []))
@@ -307,7 +311,7 @@ class Quantisation:
             one = replace(one, zero_rows=rows)
             if not rows or math.prod(one.grid) % rows or not _fills(value, one):
                 raise UnknownFormError
-        elif not (value.dtype == kind or (elements and value.dtype in FLOATS)):
+        elif value.dtype != kind and value.dtype not in FLOATS:
             raise UnknownFormError
         elif size_of(value) not in (1, math.prod(one.grid)):
             raise UnknownFormError
