@@ -111,6 +111,14 @@ def test_what_the_user_keeps_is_still_made_when_the_model_runs() -> None:
     assert onnxinit.reinit(two(), exclude="*", metadata=False).model == two()
 
 
+def test_the_text_says_what_becomes_an_initializer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(two(), tmp_path / "two.onnx")
+    assert command_line(["reinit", str(tmp_path / "two.onnx"), "--dry-run"]) == 0
+    assert "become initializers: 2 tensors\n     2  made at run time so far" in capsys.readouterr().out
+    assert command_line(["reinit", str(tmp_path / "two.onnx"), "--dry-run", "--no-materialize"]) == 0
+    assert "become initializers" not in capsys.readouterr().out
+
+
 def test_what_has_no_values_is_equal_to_nothing() -> None:
     result = onnxinit.reinit(two(), tie_equal=True)
     assert [w.tied_to for w in result.weights] == [(), ()]
