@@ -67,7 +67,8 @@ def is_computed(values: Values) -> bool:
     distinct = np.unique(table).size
     if table.size < 6 or distinct == 1:
         return False
-    whole = held.dtype.kind not in "iub" and bool((table == np.rint(table)).all())
+    codes = held.dtype.kind in "iub" or held.dtype.itemsize == 1  # of less than 16 bits, floats too
+    whole = not codes and bool((table == np.rint(table)).all())
     return whole or distinct <= _FEW or _is_grid(table, distinct) or _is_sinusoidal(table) or _is_causal(table)
 
 

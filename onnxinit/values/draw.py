@@ -80,9 +80,12 @@ def fresh(
             reals[e.id] = _values(plan, e, weight, read, donors)
         elif e.scheme.name != REFIT:
             values = replace(_values(plan, e, weight, read, donors), tally=tally)
+            if weight.paired is not None:
+                reals[e.id] = replace(values, tally=None)
             own[e.id] = values if weight.pattern is None else Picked(weight, weight.pattern, values, read)
     fitting = Fitting(plan, analysis, reals, read)
-    own |= {ident: Encoded(analysis.by_id[ident], real, fitting, tally) for ident, real in reals.items()}
+    coded = {ident: real for ident, real in reals.items() if analysis.by_id[ident].quantised is not None}
+    own |= {ident: Encoded(analysis.by_id[ident], real, fitting, tally) for ident, real in coded.items()}
     made: dict[str, Fresh] = {}
     for weight in (analysis.by_id[e.id] for e in plan.entries if e.scheme.name == REFIT):
         own[weight.id] = _following(weight, analysis, made, read) if weight.follows else Fitted(weight, fitting)

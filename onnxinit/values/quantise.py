@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxinit.analysis import Analysis, Quantised, Weight
 from onnxinit.model import Chunk, Fresh
@@ -33,6 +32,7 @@ from onnxinit.values.codes import (
     spread,
     stored_zero,
     symmetric,
+    unpack_scales,
 )
 from onnxinit.values.rounding import Floats
 from onnxinit.values.tally import Tally
@@ -59,12 +59,13 @@ class Fitting:
             for e in plan.entries
             if e.measured is not None and e.role == "quant_scale"
         }
-        self._owners: dict[str, list[tuple[Quantised, Fresh]]] = {}
+        self._owners: dict[str, list[tuple[Quantised, Fresh, str]]] = {}
         for ident, values in reals.items():
-            one = analysis.by_id[ident].quantised
+            weight = analysis.by_id[ident]
+            one, dtype = weight.codes, "float" if weight.quantised is not None else weight.dtype
             assert one is not None
-            self._owners.setdefault(one.scale, []).append((one, values))
-        self._owner = {p: o for owners in self._owners.values() for o, _ in owners for p in (o.scale, o.zero_point)}
+            self._owners.setdefault(one.scale, []).append((one, values, dtype))
+        self._owner = {p: o for owners in self._owners.values() for o, *_ in owners for p in (o.scale, o.zero_point)}
         self._locks = {path: threading.Lock() for path in self._types}
         self._fitted: dict[str, tuple[Numbers, Numbers]] = {}
 
@@ -108,7 +109,7 @@ class Fitting:
         one = owners[0][0]
         if one.factors:
             return rounded(self._product(one), dtype), stored_zero(one, self._read)
-        low, high = _range([(o, values) for o, values in owners])
+        low, high = _range(owners)
         ends, room = (one.low, one.high), self._gains.get(path, 1.0)
         if one.zero is not None:
             return parameters(low, high, symmetric(ends, one.zero), np.full(1, one.zero), dtype, room)
@@ -116,13 +117,13 @@ class Fitting:
         return parameters(low, high, ends, zero, dtype, room)
 
 
-def _range(owners: Sequence[tuple[Quantised, Fresh]]) -> tuple[Numbers, Numbers]:
+def _range(owners: Sequence[tuple[Quantised, Fresh, str]]) -> tuple[Numbers, Numbers]:
     """The least and the largest value for each scale, zero among them."""
     low, high = np.zeros((2, math.prod(owners[0][0].grid)))
-    for one, values in owners:
+    for one, values, dtype in owners:
         for chunk in values.chunks():
-            drawn = _drawn(chunk)
-            index = places(one, chunk.offset // 4, drawn.size)
+            drawn = _drawn(chunk, dtype)
+            index = places(one, chunk.offset * 8 // bits_of(dtype), drawn.size)
             if index is None:
                 low[0], high[0] = min(low[0], drawn.min()), max(high[0], drawn.max())
                 continue
@@ -132,8 +133,10 @@ def _range(owners: Sequence[tuple[Quantised, Fresh]]) -> tuple[Numbers, Numbers]
     return low, high
 
 
-def _drawn(chunk: Chunk) -> npt.NDArray[np.float32]:
-    return np.frombuffer(chunk.draw(), np.uint8).view(np.float32)
+def _drawn(chunk: Chunk, dtype: str = "float") -> Floats:
+    """The values of a job, of 16-bit floats as float32."""
+    values = unpack_scales(np.frombuffer(chunk.draw(), np.uint8), dtype)
+    return values.astype(np.float32) if values.dtype.itemsize == 2 else values
 
 
 @dataclass(frozen=True, slots=True)
