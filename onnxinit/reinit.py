@@ -20,7 +20,7 @@ from onnxinit.plan import Asked, Donors, Left, Plan, several
 from onnxinit.report import Inspection
 from onnxinit.schemes import Spec
 from onnxinit.signal import Calibration, DataOptions, ImageOptions, Running
-from onnxinit.values import fresh
+from onnxinit.values import Tally, fresh
 
 if TYPE_CHECKING:
     from onnxinit.signal import Diagnosis, Signal
@@ -70,6 +70,8 @@ def reinit(
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
     cascade: int | None = None,
+    keep_scales: bool = False,
+    flush_subnormals: bool = False,
     materialize: bool = True,
     densify: bool = False,
     plan: Plan | File | None = None,
@@ -82,6 +84,7 @@ def reinit(
     images: ImageOptions | None = None,
     calibrate: bool = False,
     recalibrate_norm: bool | None = None,
+    recalibrate_activations: bool | None = None,
     strict: bool = False,
     diagnose: bool = False,
     provider: str | None = None,
@@ -109,6 +112,9 @@ def reinit(
         exclude: PATTERNs; a weight that one of them matches is kept.
         allow_unmatched: Whether a pattern that matches nothing is a warning and not an error.
         cascade: How many levels of layers are rewritten, from the output down; all if not given.
+        keep_scales: Whether scales and zero points of quantised weights stay, bit for bit; the weights are then drawn
+            within the range that they have.
+        flush_subnormals: Whether zeros are written in the place of subnormal numbers.
         materialize: Whether weights that the graph makes whenever it runs (ConstantOfShape, RandomNormal and the like
             where a layer wants its weight) become initializers; they stay as they are if not.
         densify: Whether weights that are stored sparse become dense initializers; they keep their pattern if not.
@@ -125,6 +131,8 @@ def reinit(
         calibrate: Whether the weights of any scheme are scaled by LSUV as well.
         recalibrate_norm: Whether batch norms get the statistics of their input on the data; if not given, they do
             where LSUV scales.
+        recalibrate_activations: Whether quantised activations get scales and zero points for the range that their
+            values have on the data; if not given, they do where data is given, and no plan.
         strict: Whether a weight that could not be scaled is an error.
         diagnose: Whether to look at the signal and the gradient before and after (`Result.before`, `Result.after`).
         provider: The execution provider of ONNX Runtime that runs the model; the processor's if not given.
@@ -151,7 +159,18 @@ def reinit(
     """
     selected = several(rules), several(include), several(exclude)
     asked = Asked(
-        scheme, seed, *selected, allow_unmatched, cascade, materialize, densify, plan, _paths(ops), tie_equal
+        scheme,
+        seed,
+        *selected,
+        allow_unmatched,
+        cascade,
+        materialize,
+        densify,
+        plan,
+        _paths(ops),
+        tie_equal,
+        keep_scales,
+        flush_subnormals,
     ).with_plan()
     workers = _threads(threads)
     told = Calibration(
@@ -161,6 +180,7 @@ def reinit(
         input_mean,
         input_var,
         Running(workers, provider, None if spill is None else Path(spill)),
+        recalibrate_activations,
     )
     given = _open(model, external_root)
     operators = asked.operators()
@@ -170,6 +190,7 @@ def reinit(
     made = replace(made, arguments={**made.arguments, **told.given()})
     if spared := _spared(made, analysis, file):
         file, analysis = _understood(given, asked, operators, spared)
+    told = told.with_activations(analysis, planned=plan is not None, kept=keep_scales)
     if data is not None and not dry_run and (diagnose or told.wanted(made)):
         told = told.opened(file)
     before = _look_before(given, told, operators) if diagnose else None
@@ -177,7 +198,8 @@ def reinit(
         made, signal = _settled(made, analysis, file, told, donors, dry=dry_run)
     if strict and signal is not None:
         _expect_all(signal)
-    values = fresh(made, analysis, file.array, donors)
+    tally = Tally(made.flush_subnormals)
+    values = fresh(made, analysis, file.array, donors, tally)
     nbytes = sum(v.nbytes for v in values.values())
     weights = tuple(analysis.by_id[e.id] for e in made.entries)
     result = Result(made, weights, made.kept, made.warnings, nbytes, signal=signal, before=before)
@@ -186,10 +208,12 @@ def reinit(
         return result
     if output is None and file.path is None:
         built = build(file, values, metadata=notes, threads=workers)
+        result = replace(result, warnings=(*result.warnings, *tally.warnings()))
         return replace(result, model=built, after=_look(ModelFile.of(built), told, operators) if diagnose else None)
     out = output_path(file.path or "", output, in_place=in_place)
     counted = _counted(progress, nbytes)
     write(file, out, values, metadata=notes, force=force, in_place=in_place, threads=workers, progress=counted)
+    result = replace(result, warnings=(*result.warnings, *tally.warnings()))
     return replace(result, path=out, after=_look(_open(out, external_root), told, operators) if diagnose else None)
 
 
@@ -252,6 +276,7 @@ def inspect(
     exclude: str | Iterable[str] = (),
     allow_unmatched: bool = False,
     cascade: int | None = None,
+    keep_scales: bool = False,
     materialize: bool = True,
     densify: bool = False,
     plan: Plan | File | None = None,
@@ -271,7 +296,17 @@ def inspect(
     """
     selected = several(rules), several(include), several(exclude)
     asked = Asked(
-        scheme, seed, *selected, allow_unmatched, cascade, materialize, densify, plan, _paths(ops), tie_equal
+        scheme,
+        seed,
+        *selected,
+        allow_unmatched,
+        cascade,
+        materialize,
+        densify,
+        plan,
+        _paths(ops),
+        tie_equal,
+        keep_scales,
     ).with_plan()
     told = Calibration(input_mean=input_mean, input_var=input_var)
     operators = asked.operators()

@@ -159,6 +159,34 @@ def test_models_of_quantize_static(form: QuantFormat, per_channel: bool, kind: Q
     assert all(np.array_equal(values[name], old_values[name]) for name in values.keys() - moved)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
+@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8], ids=str)
+def test_a_range_of_seven_bits_stays_one(kind: QuantType, per_channel: bool, symmetric: bool, tmp_path: Path) -> None:
+    """Kernels that add products in 16 bits need it; the plan says so, also where the codes are not there."""
+    options: dict[str, Any] = {"extra_options": {"WeightSymmetric": symmetric}, "activation_type": QuantType.QUInt8}
+    old = static(tmp_path, QuantFormat.QDQ, per_channel=per_channel, weight_type=kind, reduce_range=True, **options)
+    new, result = drawn(old)
+    before, held = arrays(old), arrays(new)
+    for name in ("conv_quantized", "dense_quantized"):
+        codes, zero = held[name].astype(int), held[name.replace("_quantized", "_zero_point")].astype(int)
+        assert_std(dequantised(new, name), entries(result)[name].std)
+        least, most = (-64, 64) if kind == QuantType.QInt8 else (0, 128)
+        assert least <= codes.min() and codes.max() <= most
+        assert max(most - codes.max(), codes.min() - least) <= 64 and min(most - codes.max(), codes.min() - least) <= 1
+        if symmetric:
+            assert set(zero.flat) == set(before[name.replace("_quantized", "_zero_point")].astype(int).flat)
+    plan = Plan.from_json(json.loads(json.dumps(result.plan.to_json())))
+    full = onnx.ModelProto()
+    full.CopyFrom(old)
+    for t in full.graph.initializer:  # as if nothing told the habit
+        if t.name.endswith("conv_quantized"):
+            t.CopyFrom(numpy_helper.from_array(np.full(t.dims, 127, before[t.name].dtype), t.name))
+    again = onnxinit.reinit(full, plan=plan).model
+    assert again is not None
+    np.testing.assert_array_equal(arrays(again)["conv_quantized"], held["conv_quantized"])
+
+
 def test_a_qdq_model_answers_as_its_real_values_do(tmp_path: Path) -> None:
     """With biases too: their scale is the product of those of the layer's input and its kernel."""
     old = static(tmp_path, QuantFormat.QDQ, per_channel=True)

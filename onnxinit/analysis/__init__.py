@@ -2,7 +2,8 @@
 
 from onnxinit.analysis.analyse import analyse
 from onnxinit.analysis.graph import Graph
-from onnxinit.analysis.quantisation import zero_points
+from onnxinit.analysis.packing import packed, unpacked
+from onnxinit.analysis.quantisation import CODES, zero_points
 from onnxinit.analysis.sparse import dense, pattern_of, positions
 from onnxinit.analysis.storing import with_stored
 from onnxinit.analysis.weight import (
@@ -15,12 +16,14 @@ from onnxinit.analysis.weight import (
     Kept,
     Layout,
     Part,
+    Pattern,
     Quantised,
     Use,
     Weight,
 )
 
 __all__ = [
+    "CODES",
     "FAN_ROLES",
     "LINEAR",
     "PARAMETER_ROLES",
@@ -31,13 +34,16 @@ __all__ = [
     "Kept",
     "Layout",
     "Part",
+    "Pattern",
     "Quantised",
     "Use",
     "Weight",
     "analyse",
     "dense",
+    "packed",
     "pattern_of",
     "positions",
+    "unpacked",
     "with_stored",
     "zero_points",
 ]

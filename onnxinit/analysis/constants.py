@@ -70,7 +70,7 @@ class Constants:
             return self._filled(node)
         if node.op == "Shape":
             return _shape(node)
-        function = _FOLDS.get(node.op)
+        function = FOLDS.get(node.op)
         if function is None:
             return None
         operands = [self._known[v] if v is not None else None for v in node.inputs]
@@ -103,7 +103,7 @@ def _operands(value: Value) -> list[Value]:
     node = value.producer
     if value.proto is not None or node is None or node.domain != "":
         return []
-    if node.op not in _FOLDS and node.op != "ConstantOfShape":
+    if node.op not in FOLDS and node.op != "ConstantOfShape":
         return []
     return [v for v in node.inputs if v is not None]
 
@@ -138,10 +138,10 @@ def _shape(node: Node) -> Known | None:
 
 # ---------------------------------------------------------------- what is folded
 
-_Fold = Callable[[Node, Sequence["Known | None"]], npt.ArrayLike]
+Fold = Callable[[Node, Sequence["Known | None"]], npt.ArrayLike]
 
 
-def _arithmetic(op: str) -> _Fold:
+def _arithmetic(op: str) -> Fold:
     def run(node: Node, x: Sequence[Known | None]) -> npt.ArrayLike:
         if op == "Div" and all(k is not None and k.dtype.kind == "i" for k in x):
             return np.trunc(np.divide(*x)).astype(np.int64)  # type: ignore[arg-type]
@@ -203,7 +203,7 @@ def _first(x: Sequence[Known | None]) -> Known:
     return x[0]
 
 
-_FOLDS: dict[str, _Fold] = {
+FOLDS: dict[str, Fold] = {
     **{op: _arithmetic(op) for domain, op in POINTWISE if domain == ""},
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
@@ -215,4 +215,4 @@ _FOLDS: dict[str, _Fold] = {
     "Gather": lambda node, x: np.take(_first(x), _first(x[1:]).astype(np.int64), node.int_attribute("axis", 0)),
     "ReduceProd": _product,
 }
-_FOLDABLE = frozenset({*_FOLDS, "ConstantOfShape", "Shape"})
+_FOLDABLE = frozenset({*FOLDS, "ConstantOfShape", "Shape"})

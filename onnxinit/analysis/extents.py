@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from onnxinit.analysis.einsum import read_equation
 from onnxinit.analysis.view import Node
@@ -33,7 +33,7 @@ _SAME = frozenset(
         "CumSum", "ReverseSequence", "Trilu", "Hardmax", "Shrink", "IsNaN", "MeanVarianceNormalization", "ScatterND",
         "ScatterElements", "SimplifiedLayerNormalization", "SkipLayerNormalization",
         "SkipSimplifiedLayerNormalization", "FastGelu", "BiasGelu", "QuickGelu", "BiasAdd", "Affine", "ImageScaler",
-        "ParametricSoftplus", "Scale", "ScaledTanh",
+        "ParametricSoftplus", "Scale", "ScaledTanh", "MoE", "QMoE",
     }
 )  # fmt: skip
 
@@ -334,7 +334,21 @@ def _einsum(node: Node, known: dict[int, Known]) -> _Shapes:
 
 
 def _nbits(node: Node, known: dict[int, Known]) -> _Shapes:
-    return [(*_first(node)[:-1], node.int_attribute("N", 0) or None)]
+    width = "N" if node.int_attribute("transB", 1) else "K"  # MatMulBnb4 alone has the choice
+    return [(*_first(node)[:-1], node.int_attribute(width, 0) or None)]
+
+
+def _nbits_qkv(node: Node, known: dict[int, Known]) -> _Shapes:
+    widths = [node.int_attribute(name, 0) or None for name in ("Nq", "Nkv", "Nkv")]
+    return [(*_first(node)[:-1], width) for width in widths]
+
+
+def _gather_blocks(node: Node, known: dict[int, Known]) -> _Shapes:
+    data, index, table = _first(node), _first(node, 1), node.inputs[0]
+    axis, last = node.int_attribute("gather_axis", 0) % len(data), data[-1]
+    if table is not None and table.dtype == TensorProto.UINT8:
+        data = (*data[:-1], last and last * 8 // node.int_attribute("bits", 4))
+    return [(*data[:axis], *index, *data[axis + 1 :])]
 
 
 def _attention(node: Node, known: dict[int, Known]) -> _Shapes:
@@ -373,7 +387,9 @@ _RULES: Mapping[str, Callable[[Node, dict[int, Known]], _Shapes]] = {
     **dict.fromkeys(("MultiHeadAttention", "GroupQueryAttention"), _headed_attention),
     **dict.fromkeys(("BiasSoftmax", "BiasDropout", "QLinearSigmoid", "QLinearLeakyRelu"), _same),
     "MatMul": _matmul,
-    "MatMulNBits": _nbits,
+    **dict.fromkeys(("MatMulNBits", "MatMulBnb4", "MatMulNBitsMlp", "MatMulNBitsQLoRA"), _nbits),
+    "MatMulNBitsQkv": _nbits_qkv,
+    "GatherBlockQuantized": _gather_blocks,
     "QAttention": _attention,
     "EmbedLayerNormalization": _embedded,
     "FusedConv": _conv,

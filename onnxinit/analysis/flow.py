@@ -32,7 +32,7 @@ LAYERS = frozenset(
         "MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "FusedMatMul", "FusedGemm", "FusedConv", "MatMulNBits",
         "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "TransposeMatMul", "NhwcConv", "QLinearConv", "QLinearMatMul",
         "DeformConv", "NhwcFusedConv", "FusedMatMulActivation", "GemmFastGelu", "GemmFloat8", "SparseToDenseMatMul",
-        "ConvTransposeWithDynamicPads", "CausalConvWithState", *_INTEGER_PRODUCTS,
+        "ConvTransposeWithDynamicPads", "CausalConvWithState", "MatMulBnb4", *_INTEGER_PRODUCTS,
     }
 )  # fmt: skip
 
@@ -319,6 +319,8 @@ def _holds_floats(value: Value) -> bool:
 def layer_width(node: Node, weight: Value) -> int:
     """Number of outputs of a layer, 0 where unknown."""
     shape = weight.shape
+    if node.op == "MatMulBnb4":
+        return node.int_attribute("N" if node.int_attribute("transB", 1) else "K", 0)
     if shape is None or None in shape:
         return 0
     dims = [n for n in shape if n is not None]

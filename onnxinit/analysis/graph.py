@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.operators import Site
+from onnxinit.analysis.recipes import Recipe
 from onnxinit.analysis.view import GraphView
 
 
@@ -23,6 +24,7 @@ class Graph:
         ids: By the path of each stored tensor its id.
         constants: Small static values.
         read: The values of a stored tensor by its path, None where its data is missing.
+        recipes: By the path of each tensor that follows from weights how it does.
     """
 
     view: GraphView
@@ -30,3 +32,4 @@ class Graph:
     ids: Mapping[str, str]
     constants: Constants
     read: Callable[[str], npt.NDArray[np.generic] | None]
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)

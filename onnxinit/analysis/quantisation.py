@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,22 +11,25 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from onnxinit.analysis.flow import FLOATS
+from onnxinit.analysis.habits import with_habit
 from onnxinit.analysis.operators import (
     FACTORS,
+    FORMS,
     OPERATORS,
     PARAMETERS,
+    Form,
     Reading,
     Site,
+    UnknownFormError,
     kept,
     out_value,
     quantised,
     turned_by,
 )
+from onnxinit.analysis.packing import unpacked
 from onnxinit.analysis.scales import (
     LINKS,
-    PACKED,
     Source,
-    UnknownFormError,
     blocks_of_look_up,
     blocks_of_operand,
     blocks_of_turning,
@@ -43,18 +46,23 @@ from onnxinit.model import StoredTensor
 
 _T = TensorProto
 # Element type -> the least and the largest code, and the bits of one.
-_CODES: Mapping[int, tuple[float, float, int]] = {
-    **{kind: (-(1 << b - 1), (1 << b - 1) - 1, b) for kind, b in ((_T.INT4, 4), (_T.INT8, 8), (_T.INT16, 16))},
-    **{kind: (0, (1 << b) - 1, b) for kind, b in ((_T.UINT4, 4), (_T.UINT8, 8), (_T.UINT16, 16))},
-    _T.INT32: (-(1 << 31), (1 << 31) - 1, 32),
+CODES: Mapping[int, tuple[float, float, int]] = {
+    **{
+        kind: (-(1 << b - 1), (1 << b - 1) - 1, b)
+        for kind, b in ((_T.INT2, 2), (_T.INT4, 4), (_T.INT8, 8), (_T.INT16, 16), (_T.INT32, 32))
+    },
+    **{kind: (0, (1 << b) - 1, b) for kind, b in ((_T.UINT2, 2), (_T.UINT4, 4), (_T.UINT8, 8), (_T.UINT16, 16))},
+    _T.FLOAT4E2M1: (-6.0, 6.0, 4),
     _T.FLOAT8E4M3FN: (-448.0, 448.0, 8),
     _T.FLOAT8E4M3FNUZ: (-240.0, 240.0, 8),
     _T.FLOAT8E5M2: (-57344.0, 57344.0, 8),
     _T.FLOAT8E5M2FNUZ: (-57344.0, 57344.0, 8),
 }
-_UNSIGNED = frozenset({_T.UINT4, _T.UINT8, _T.UINT16})
-_PACKED_BITS = (4, 8)
+_UNSIGNED = frozenset({_T.UINT2, _T.UINT4, _T.UINT8, _T.UINT16})
+_SCALES = frozenset({*FLOATS, _T.FLOAT8E8M0})
+_EIGHT = frozenset({_T.FLOAT8E4M3FN, _T.FLOAT8E4M3FNUZ, _T.FLOAT8E5M2, _T.FLOAT8E5M2FNUZ})
 _TURNING = "DequantizeLinear"
+Runs = Callable[[str], Iterator[npt.NDArray[np.generic]]]
 _LAYERS_WITH_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
@@ -65,7 +73,7 @@ class Codes:
     Attributes:
         found: Its uses as a weight.
         quantised: How its codes stand for real values, None where it is no weight that can be drawn.
-        reason: Why it is kept, where it is.
+        reason: Why it is kept, "" where it is drawn.
     """
 
     found: tuple[Found, ...] = ()
@@ -86,10 +94,12 @@ class Quantisation:
 
     Args:
         walker: Follows the tensors.
+        runs: The elements of a tensor by its path, run by run; none where they are not there.
     """
 
-    def __init__(self, walker: Walker):
+    def __init__(self, walker: Walker, runs: Runs):
         self._walker = walker
+        self._runs = runs
         self._scales: dict[str, _Parameter] = {}
         self._zeros: dict[str, _Parameter] = {}
 
@@ -106,38 +116,42 @@ class Quantisation:
                 reason = reason or why
         if not taken:
             return Codes(reason=reason)
+        if stored.data_type in _EIGHT and all(_is_plain(f) for f in taken):
+            return Codes(tuple(taken))
         try:
             return self._understood(stored, values, taken)
         except UnknownFormError as e:
             return Codes(reason=f"{reason}: {e}" if e.args else reason)
 
     def _understood(self, stored: StoredTensor, values: Sequence[Value], taken: list[Found]) -> Codes:
-        shape, bits = stored.dims, _CODES.get(stored.data_type, (0, 0, 0))[2]
-        packed = [f for f in taken if f.site.node.op == PACKED]
-        if packed:
-            node = packed[0].site.node
-            bits = node.int_attribute("bits", 4)
-            shape = (*stored.dims[:2], node.int_attribute("block_size", 0))
-            if len(packed) < len(taken) or bits not in _PACKED_BITS or node.int_attribute("weight_prepacked", 0):
-                raise UnknownFormError
-            if math.prod(shape) * bits != 8 * math.prod(stored.dims) or stored.data_type != _T.UINT8:
-                raise UnknownFormError
-            taken = [_unpacked(f, shape) for f in taken]
-        if not bits or not math.prod(shape):
+        form = _form(taken, stored)
+        if form is not None:
+            taken = [_unpacked(f, form.shape) for f in taken]
+        bits = form.bits if form is not None else CODES.get(stored.data_type, (0, 0, 0))[2]
+        one = form or Form(stored.dims, bits, ())
+        if not bits or not math.prod(one.shape):
             raise UnknownFormError
         sources = [s for v in values for s in self._turned(v)] + [
-            s for f in taken if _TURNING not in f.site.trail.via and (s := self._operands(f)) is not None
+            s for f in taken if _TURNING not in f.site.trail.via and (s := self._operands(f, form)) is not None
         ]
         bias = self._bias(stored, taken) if stored.data_type == _T.INT32 else None
         if bias is not None and not sources:
             return Codes(tuple(taken), self._entered(bias, []))
-        made = {self._quantised(stored, s, shape, bits, packed=bool(packed)) for s in sources}
+        made = {self._quantised(stored, s, one, packed=form is not None) for s in sources}
         if len(made) != 1:
             raise UnknownFormError
-        (one,) = made
-        if bias is not None and math.prod(one.grid) == math.prod(bias.grid):
-            one = replace(one, factors=bias.factors)
-        return Codes(tuple(taken), self._entered(one, sources))
+        (found,) = made
+        if bias is not None and math.prod(found.grid) == math.prod(bias.grid):
+            found = replace(found, factors=bias.factors)
+        if stored.data_type in (_T.INT8, _T.UINT8) and form is None:
+            found = with_habit(found, self._one_zero(found), self._runs(stored.path))
+        return Codes(tuple(taken), self._entered(found, sources))
+
+    def _one_zero(self, one: Quantised) -> float | None:
+        """The zero point that all codes of a tensor have, None where there are several or none is known."""
+        held = self._walker.read(one.zero_point) if one.zero_point else None
+        points = zero_points(held, one) if held is not None else np.zeros(0)
+        return float(points[0]) if points.size and (points == points[0]).all() else None
 
     # ------------------------------------------------------------ where scales come from
 
@@ -160,13 +174,13 @@ class Quantisation:
                     yield _unmoved(self._source(turning, (1, 2), found, blocks_of_look_up(node, turning, trail)))
 
     def _source(self, node: Node, at: tuple[int, int], trail: Trail, blocks: tuple[int, ...] | None) -> Source:
-        scale, zero = node.input(at[0]), node.input(at[1])
+        scale, zero = node.input(at[0]), node.input(at[1]) if at[1] >= 0 else None
         if scale is None:
             raise UnknownFormError
         uses = ((node, at[0]), *([(node, at[1])] if zero is not None else []))
         return Source(scale, zero, trail, blocks, uses)
 
-    def _operands(self, found: Found) -> Source | None:
+    def _operands(self, found: Found, form: Form | None) -> Source | None:
         """Scale and zero point among the operands of a quantised operator, or the scale of an integer product."""
         site = found.site
         at = PARAMETERS.get((site.node.domain, site.node.op), {}).get(site.at)
@@ -175,7 +189,8 @@ class Quantisation:
         axis = found.verdict.out_axis if isinstance(found.verdict, Reading) else None
         if at[0] >= 0:
             source = self._source(site.node, at, site.trail, None)
-            return replace(source, blocks=blocks_of_operand(site, source.scale, axis))
+            blocks = form.blocks if form is not None else blocks_of_operand(site, source.scale, axis)
+            return replace(source, blocks=blocks)
         product = self._factor(site.node)
         if product is None:
             return None
@@ -230,40 +245,68 @@ class Quantisation:
         dims = stored.dims
         if not all(paths) or sizes[0] != 1 or sizes[1] not in (1, math.prod(dims)):
             return None
-        low, high, bits = _CODES[_T.INT32]
+        low, high, bits = CODES[_T.INT32]
         grain = dims if sizes[1] == 1 else (1,) * len(dims)
         return Quantised("", "", 0.0, grain, low, high, bits, dims, factors=(paths[0], paths[1]))
 
     # ------------------------------------------------------------ what they say
 
-    def _quantised(
-        self, stored: StoredTensor, source: Source, shape: tuple[int, ...], bits: int, *, packed: bool
-    ) -> Quantised:
-        low, high = (0, (1 << bits) - 1) if packed else _CODES[stored.data_type][:2]
-        unsigned = packed or stored.data_type in _UNSIGNED
+    def _quantised(self, stored: StoredTensor, source: Source, form: Form, *, packed: bool) -> Quantised:
+        bits, shape, kind = form.bits, form.shape, stored.data_type
+        elements = packed and kind == _T.UINT8  # of which each may hold several codes
+        low, high = (min(form.levels), max(form.levels)) if form.levels else CODES[kind][:2]
+        if elements and not form.levels:
+            low, high = 0, (1 << bits) - 1
+        unsigned = kind in _UNSIGNED and not form.levels
         path, grain = held_in(source.scale), stored_grain(source, shape)
-        if not path or grain is None or source.scale.dtype not in FLOATS:
+        if not path or grain is None or source.scale.dtype not in _SCALES:
             raise UnknownFormError
-        one = Quantised(path, "", float(1 << bits - 1) if unsigned else 0.0, grain, low, high, bits, shape)
+        middle = float(1 << bits - 1) if unsigned else 0.0
+        one = Quantised(path, "", middle, grain, low, high, bits, shape, (), form.levels, form.high_first)
+        if form.groups >= 0:
+            one = replace(one, columns=self._columns(source.uses[0][0], form))
         if math.prod(one.grid) != size_of(source.scale):
             raise UnknownFormError
         if source.zero_point is None:
-            if unsigned and not packed:
+            if unsigned and not elements:
                 raise UnknownFormError("it is unsigned and has no zero point, so that it holds no negative values")
             return one
-        one = replace(one, zero_point=held_in(source.zero_point))
+        return self._around(one, source.zero_point, kind, elements=elements, unsigned=unsigned)
+
+    def _around(self, one: Quantised, value: Value, kind: int, *, elements: bool, unsigned: bool) -> Quantised:
+        """The codes with their zero points."""
+        one = replace(one, zero_point=held_in(value))
         if not one.zero_point:
             raise UnknownFormError
-        same = source.zero_point.dtype == stored.data_type and size_of(source.zero_point) in (1, math.prod(one.grid))
-        if not (_fills(source.zero_point, one) if packed else same):
+        if elements and value.dtype == kind:
+            shape = [n or 0 for n in value.shape or ()]
+            rows = math.prod(shape[:-1])
+            if one.columns:
+                raise UnknownFormError("kernels do not agree on packed zero points of columns that are in groups")
+            one = replace(one, zero_rows=rows)
+            if not rows or math.prod(one.grid) % rows or not _fills(value, one):
+                raise UnknownFormError
+        elif not (value.dtype == kind or (elements and value.dtype in FLOATS)):
+            raise UnknownFormError
+        elif size_of(value) not in (1, math.prod(one.grid)):
             raise UnknownFormError
         held = self._walker.read(one.zero_point)
         if held is None:  # as it is done mostly
             return replace(one, zero=None if unsigned else one.zero)
         points = zero_points(held, one)
         middle = float(points.flat[0])  # of unsigned codes 127 or 128; some kernels want one for all channels
-        centred = (points == middle).all() and abs(middle - (one.zero or 0.0)) <= unsigned
+        centred = (points == middle).all() and middle in (one.zero, (one.zero or 0.0) - unsigned)
         return replace(one, zero=middle if centred else None)
+
+    def _columns(self, node: Node, form: Form) -> tuple[int, ...]:
+        """The number of the scale of every value of a row, as an operand says; of what fills a row up, the last."""
+        value = node.input(form.groups)
+        held = self._walker.read(held_in(value)) if value is not None else None
+        numbers = held.astype(np.int64).reshape(-1).tolist() if held is not None else []
+        across, last = math.prod(form.shape[1:]), form.shape[1] - 1
+        if not 0 < len(numbers) <= across or min(numbers) < 0 or max(numbers) > last:
+            raise UnknownFormError("which of its values share a scale is not known")
+        return (*numbers, *[last] * (across - len(numbers)))
 
     def _entered(self, one: Quantised, sources: Sequence[Source]) -> Quantised:
         """Note the tensors of scales and zero points, with the uses of them that are understood."""
@@ -304,12 +347,39 @@ class Quantisation:
 
 
 def zero_points(held: npt.NDArray[np.generic], one: Quantised) -> npt.NDArray[np.float64]:
-    """The zero points that a tensor holds, one for each scale or one for all; taken apart where two share a byte."""
-    if held.dtype != np.uint8 or one.bits != 4:
+    """The zero points that a tensor holds, one for each scale or one for all; several may share a byte."""
+    if not one.zero_rows:
         return held.reshape(-1).astype(np.float64)
-    rows = held.astype(np.uint8).reshape(one.grid[0], -1)
-    halves = np.stack([rows & 15, rows >> 4], axis=-1).reshape(len(rows), -1)[:, : one.grid[1]]
-    return np.asarray(halves.reshape(-1), np.float64)
+    rows = unpacked(held.reshape(-1).astype(np.uint8), one.bits).reshape(one.zero_rows, -1)
+    return rows[:, : math.prod(one.grid) // one.zero_rows].reshape(-1).astype(np.float64)
+
+
+def _form(taken: Sequence[Found], stored: StoredTensor) -> Form | None:
+    """The form that an operator with packed weights reads a tensor in, None where none does.
+
+    Raises:
+        UnknownFormError: It is not known, or its values are not those that are stored.
+    """
+    known = [(FORMS.get((f.site.node.domain, f.site.node.op), {}).get(f.site.at), f.site) for f in taken]
+    forms = [function(site, stored.data_type) for function, site in known if function is not None]
+    if not forms:
+        return None
+    form = forms[0]
+    bits = form.bits or CODES.get(stored.data_type, (0, 0, 0))[2]
+    form = replace(form, bits=bits)
+    if len(forms) < len(taken) or any(f != forms[0] for f in forms) or not 2 <= bits <= 8 or min(form.blocks) < 1:
+        raise UnknownFormError
+    bits_of_all = 8 * math.prod(stored.dims) if stored.data_type == _T.UINT8 else bits * math.prod(stored.dims)
+    if not bits_of_all - 8 < math.prod(form.shape) * bits <= bits_of_all:
+        raise UnknownFormError
+    return form
+
+
+def _is_plain(found: Found) -> bool:
+    """Whether a use reads 8-bit floats as the numbers that they are."""
+    site = found.site
+    is_operand = site.at in PARAMETERS.get((site.node.domain, site.node.op), {})
+    return not is_operand and _TURNING not in site.trail.via and turned_by(site.node) is None
 
 
 def _unpacked(found: Found, shape: tuple[int, ...]) -> Found:
@@ -336,8 +406,8 @@ def _fits_all(owners: Sequence[Quantised]) -> bool:
 def _fills(value: Value, one: Quantised) -> bool:
     """Whether a tensor has room for a zero point for every scale."""
     count = math.prod(one.grid)
-    if value.dtype == _T.UINT8 and one.bits == 4:
-        count = one.grid[0] * -(-one.grid[1] // 2)
+    if one.zero_rows:
+        count = one.zero_rows * -(-count // one.zero_rows * one.bits // 8)
     return size_of(value) == count
 
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from onnxinit.analysis.operators import Site, out_value
+from onnxinit.analysis.operators import Site, UnknownFormError, out_value
 from onnxinit.analysis.trail import Trail
 from onnxinit.analysis.view import Node, Value
 
 LINKS = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})  # keep the order of scales
-PACKED = "MatMulNBits"
-
-
-class UnknownFormError(Exception):
-    """What is not understood of a quantised tensor; whoever catches it keeps the tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +72,6 @@ def blocks_of_operand(site: Site, scale: Value, axis: int | None) -> tuple[int, 
     if size == 1:
         return None
     dims = tuple(n or 0 for n in scale.shape or ())
-    if site.node.op == PACKED:
-        return (1, 1, shape[2])
     if site.node.op == "DynamicQuantizeLSTM":
         return (1, shape[1], 1) if len(dims) == 2 else (1, *shape[1:])
     if axis is not None and size == shape[axis] and max(dims) == size:
@@ -93,6 +86,8 @@ def stored_grain(source: Source, shape: tuple[int, ...]) -> tuple[int, ...] | No
     blocks, trail = source.blocks, source.trail
     if blocks is None:
         return shape
+    if len(blocks) < len(trail.shape):  # along the order of an operand that is as it is stored
+        return blocks
     along = [i for i, (b, n) in enumerate(zip(blocks, trail.shape, strict=True)) if b < n]
     if trail.lost or trail.extent != shape or (len(along) > 1 and trail.spans != Trail.of(shape).spans):
         return None

@@ -12,6 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from onnxinit.analysis.weight import Kind, Part
 
 Tile = tuple[int, Kind]
@@ -169,6 +172,30 @@ class Trail:
         placed = Span(factors, low - begin, length)
         spans = (*self.spans[:axis], placed, *self.spans[axis + 1 :])
         return replace(self, start=tuple(start), extent=tuple(extent), spans=spans)
+
+    def places(self, stored: Sequence[int]) -> npt.NDArray[np.int64] | None:
+        """Which element of the stored tensor stands at every place of the value.
+
+        Args:
+            stored: The shape of the stored tensor.
+
+        Returns:
+            Its number in stored order, in the shape of the value, -1 where other tensors stand; None where this is not
+            known or an unknown index took an axis away.
+        """
+        steps = [math.prod(stored[i + 1 :]) for i in range(len(stored))]
+        first = sum(a * step for a, step in zip(self.start, steps, strict=True))
+        digits = [f for span in self.spans for f in span.factors if f.axis != BROADCAST]
+        if self.lost or math.prod(f.size for f in digits) != math.prod(self.extent):
+            return None
+        found = np.full([s.total for s in self.spans], -1, np.int64)
+        numbers = np.asarray(first, np.int64)
+        for f in (f for span in self.spans for f in span.factors):
+            step = 0 if f.axis == BROADCAST else f.stride * steps[f.axis]
+            numbers = numbers[..., None] + step * np.arange(f.size)
+        own = tuple(slice(s.before, s.before + s.size) for s in self.spans)
+        found[own] = numbers.reshape([s.size for s in self.spans])
+        return found
 
     def part(self, tiles: Sequence[Sequence[Tile]], names: tuple[str, ...] = ()) -> Part | None:
         """What the meaning of the value's axes says of the stored tensor.

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict
 from onnxinit.analysis.flow import Flow
+from onnxinit.analysis.low_rank import adds_update, factor_of
 from onnxinit.analysis.norms import Norms
 from onnxinit.analysis.operators import OPERATORS, Key, Reading, Row, Site, kept, out_value, reason
 from onnxinit.analysis.shapes import index_origin, is_one_index
@@ -33,6 +34,8 @@ _REDUCTIONS = frozenset(
 _KERNEL_MOVES = frozenset({"Mul", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Identity", "Cast", "Div"})
 _LARGE_TABLE = 1 << 22  # elements; nobody computes a table of that size into a file
 _QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+FIXED = Constant("a fixed factor or shift in the making of a weight")
+DIVISOR = Constant("part of a norm that divides a weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,9 @@ class Walker:
     def _modulated(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
         """Through the product of a kernel with a signal, where the result is the kernel of a convolution."""
         out = out_value(node)
-        if node.op != "Mul" or out is None or out.shape is None or sum(n != 1 for n in trail.shape) < 3:
+        if node.op != "Mul" or out is None or out.static or out.shape is None:
+            return None
+        if sum(n != 1 for n in trail.shape) < 3:
             return None
         front = [out]
         for _ in range(8):
@@ -159,7 +164,8 @@ class Walker:
         if node.op in ("Sin", "Cos"):
             return None
         other = node.input(1 - at) if node.op == "Add" and len(node.inputs) == 2 else None
-        if other is not None and not other.tensor and self.flow.layer_behind(other) is not None:
+        behind = self.flow.layer_behind(other) if other is not None and not other.tensor else None
+        if behind is not None and not adds_update(node, at):
             return None  # the bias of a layer of stored data
         if self._reads(node) and not (at == 0 and node.op.endswith("Normalization")):
             return None
@@ -196,8 +202,8 @@ class Walker:
                 return composed
         if out is not None and out.static and few_values(values, 1):
             return Constant("one repeated value")
-        if site.trail.derived and is_binary(values):
-            return Constant("a mask in the making of a weight")
+        if site.trail.derived and (is_binary(values) or (is_computed(values) and not few_values(values))):
+            return Constant("a mask or computed factor in the making of a weight")
         row = OPERATORS.get((node.domain, node.op))
         if row is not None:
             reading = row(site)
@@ -205,7 +211,8 @@ class Walker:
                 return Reading("token", output=out)  # a learned input, from which a generator starts
             if reading is None:
                 return Constant(reason(node, at))
-            return self._doubt(site, reading, values)
+            factor = factor_of(site, self._uses) if reading.role == "weight" else None
+            return factor or self._doubt(site, reading, values)
         if node.domain in ("", "com.microsoft") and node.op in ARITHMETIC:
             return ARITHMETIC[node.op](site, self.flow, values)
         if node.op in ("Sin", "Cos"):
@@ -213,6 +220,10 @@ class Walker:
         if node.op == "@Carry":
             return Constant("the first state of a loop")
         return Constant(reason(node, at))
+
+    def _uses(self, value: Value) -> Iterator[tuple[Site, Reading]]:
+        """The uses of what is made of stored tensors that read it as a weight."""
+        yield from ((f.site, f.verdict) for f in self.readings(value) if isinstance(f.verdict, Reading))
 
     def _read_composed(self, site: Site, values: Callable[[], npt.NDArray[np.generic] | None]) -> Verdict | None:
         """A part of another weight: the gain of a normalised or standardised kernel, a mask, a factor."""
@@ -224,8 +235,8 @@ class Walker:
         other = next((v for i, v in enumerate(node.inputs) if i != site.at and v is not None), None)
         if node.op == "Add" and other is not None and self.flow.layer_behind(other) is not None:
             return None
-        if math.prod(site.shape) == 1 or few_values(values):
-            return Constant("a fixed factor or shift in the making of a weight")
+        if math.prod(site.shape) == 1 or few_values(values) or is_computed(values):
+            return FIXED
         if (out := out_value(node)) is not None and self.flow.only_periodic(out):
             return Constant("a frequency of sine and cosine")
         start = 0.0 if node.op in ("Add", "Sub") else NEUTRAL_FACTOR
@@ -241,7 +252,7 @@ class Walker:
             if node.op == "InstanceNormalization" or written or shared:
                 return Constant("a scale or shift that does nothing")
         if reading.role == "weight" and reading.output is not None and self._ends_in_number(reading.output):
-            return Constant("part of a norm that divides a weight")
+            return DIVISOR
         if reading.role == "weight" and reading.output is not None and reading.source is not None:
             alone = not self.flow.carries_signal(reading.source) and self.flow.only_periodic(reading.output)
             if alone or self.flow.feeds_sine_and_cosine(reading.output):

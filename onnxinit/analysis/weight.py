@@ -179,11 +179,17 @@ class Quantised:
         zero_point: Path of the tensor of zero points; "" where there is none.
         zero: The zero point where the codes are symmetric around it; None where `zero_point` says.
         grain: Along each axis of `shape`, how many neighbours share a scale: all of them per tensor, one per channel.
-        low: The least code.
-        high: The largest code.
+            One number for several axes counts along the stored order.
+        low: The least code, of `levels` the least of them.
+        high: The largest, likewise.
         bits: Bits of a code.
         shape: Shape of the real values: the stored one, unless several codes are packed into one element.
         factors: Paths of the two scales whose product is that of a bias (its layer's input's, and its weight's).
+        levels: What the codes 0, 1 ... stand for, times the scale, where they are no numbers themselves.
+        high_first: Whether of two codes in a byte the first is the high half.
+        zero_rows: Rows of whole bytes that zero points are packed in as codes are; 0 where each is an element.
+        columns: The number of the scale of every value of a row, where blocks are not made of neighbours.
+        headroom: How many times larger the scale was than one that uses all codes.
     """
 
     scale: str
@@ -195,11 +201,47 @@ class Quantised:
     bits: int
     shape: tuple[int, ...]
     factors: tuple[str, ...] = ()
+    levels: tuple[float, ...] = ()
+    high_first: bool = False
+    zero_rows: int = 0
+    columns: tuple[int, ...] = ()
+    headroom: float = 1.0
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The lengths that `grain` divides: `shape`, or their product where it counts along the stored order."""
+        return self.shape if len(self.grain) == len(self.shape) else (math.prod(self.shape),)
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Along each axis of `shape`, how many scales there are; the tensor of scales holds them in this order."""
-        return tuple(-(-n // g) if g else 1 for n, g in zip(self.shape, self.grain, strict=True))
+        """Along each of the `axes`, how many scales there are; the tensor of scales holds them in this order."""
+        return tuple(-(-n // g) if g else 1 for n, g in zip(self.axes, self.grain, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """What the graph multiplies a stored weight by before its layer does.
+
+    Attributes:
+        axis: The stored axis that it differs along, None where it is one number.
+        values: The number, or one for each index.
+    """
+
+    axis: int | None
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Which elements of a dense tensor a sparse one holds.
+
+    Attributes:
+        path: The tensor of indices.
+        count: How many they are.
+    """
+
+    path: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,9 +276,14 @@ class Weight:
         note: What a reader should know, shown by `inspect`; "" mostly.
         quantised: How its codes stand for real values, where it is quantised; layout, fans and the standard deviation
             asked for are those of the real values.
-        pattern: Path of the tensor that says where the values of a sparse weight stand; shape and layout are those of
-            the dense tensor, the fans count what the pattern leaves. "" for a weight that is not stored so.
-        live: The share of its elements that the pattern leaves.
+        factor: What the graph multiplies it by on the way to its layer; None for nothing.
+        live: The share of its elements that a mask in the graph or a sparse pattern leaves.
+        pattern: Which of its elements a sparse weight holds, where shape and layout are those of the dense tensor;
+            None for a weight that holds all.
+        follows: Ids of the weights that it has to follow, with which it makes one (the scale of a weight norm).
+        whole: Whether the graph normalises it and what follows it gives it its size back.
+        effective: The root mean square of what the layer multiplies by, where that is known and the same for whatever
+            is drawn, as behind a spectral norm; else None.
     """
 
     id: str
@@ -263,8 +310,12 @@ class Weight:
     default: float | None = None
     note: str = ""
     quantised: Quantised | None = None
-    pattern: str = ""
+    factor: Factor | None = None
     live: float = 1.0
+    pattern: Pattern | None = None
+    follows: tuple[str, ...] = ()
+    whole: bool = False
+    effective: float | None = None
 
     @property
     def size(self) -> int:
@@ -274,7 +325,7 @@ class Weight:
     @property
     def stored(self) -> int:
         """Number of elements that the file holds."""
-        return round(self.size * self.live) if self.pattern else self.size
+        return self.size if self.pattern is None else self.pattern.count
 
     @property
     def blocks(self) -> int:
@@ -313,6 +364,7 @@ class Analysis:
         normless: Whether the network has weight layers but no normalisation anywhere (batch norm folded away, say).
         depth: Number of residual or layer blocks, for depth rules.
         generated: The weights among the kept that the graph makes at run time.
+        aside: The scales and zero points among the kept, of activations mostly, which a pass over data may measure.
         graph: The graph that it is of, for what carries signals through it; None for an analysis made by hand.
     """
 
@@ -321,8 +373,9 @@ class Analysis:
     normless: bool = False
     depth: int = 0
     generated: tuple[Made, ...] = ()
+    aside: tuple[Weight, ...] = ()
     graph: Graph | None = field(default=None, compare=False, repr=False)
     by_id: dict[str, Weight] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.by_id.update((w.id, w) for w in self.weights)
+        self.by_id.update((w.id, w) for w in (*self.aside, *self.weights))

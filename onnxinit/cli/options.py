@@ -47,6 +47,11 @@ _PLAN = [
         "count as one.",
     ),
     click.option(
+        "--keep-scales",
+        is_flag=True,
+        help="Leave the scales and zero points of quantised weights; the weights are drawn within their range.",
+    ),
+    click.option(
         "--tie-equal",
         is_flag=True,
         help="Weights whose stored values are equal stay equal, transposed copies too; the values are read.",
@@ -108,6 +113,12 @@ _RUNNING = [
         "--recalibrate-norm/--no-recalibrate-norm",
         default=None,
         help="Whether batch norms get the statistics of their input on the data. [default: where LSUV scales]",
+    ),
+    click.option(
+        "--recalibrate-activations/--no-recalibrate-activations",
+        default=None,
+        help="Whether quantised activations get scales for the range of their values on the data. "
+        "[default: where --data is given]",
     ),
     click.option("--strict", is_flag=True, help="Leave with status 3 if a weight could not be scaled."),
     provider,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--in-place", is_flag=True, help="Write over MODEL itself.")
 @click.option("--force", is_flag=True, help="Overwrite OUT if it exists.")
 @click.option("--diagnose", is_flag=True, help="Look at signal and gradient before and after, side by side.")
+@click.option("--flush-subnormals", is_flag=True, help="Write zeros in the place of subnormal numbers.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
 @click.option("--no-metadata", is_flag=True, help="Leave no note of how the weights were made in the model's metadata.")
 @click.option(
@@ -136,6 +137,7 @@ def _record(model: Path, result: Result) -> dict[str, Any]:
         "plan": result.plan.to_json(),
         "signal": None if result.signal is None else result.signal.to_json(),
         **_diagnoses(result),
+        "warnings": list(result.warnings),
         "written": written,
     }
 
@@ -157,6 +159,6 @@ def _print(result: Result, seconds: float) -> None:
     found = findings(result.signal) if result.signal is not None else ()
     last = total(result.plan, result.weights, result.nbytes)
     looked = compared(result.before, result.after)
-    for part in (*sections(result.plan, result.weights), *found, *looked, last):
+    for part in (*sections(result.plan, result.weights, result.warnings), *found, *looked, last):
         out.print(part)
     out.print(outcome(result.path, seconds))

@@ -2,7 +2,7 @@
 
 from onnxinit.plan.asked import Asked, several
 from onnxinit.plan.blocks import asked_moments, asked_std, block_means, block_of, label, parts_of, sampled, work_type
-from onnxinit.plan.defaults import SIGNAL_ROLES
+from onnxinit.plan.defaults import SIGNAL_ROLES, STARTS_SO
 from onnxinit.plan.donors import Donors
 from onnxinit.plan.fit import fit_plan
 from onnxinit.plan.make import base_entry, entry_of, make_plan
@@ -16,6 +16,7 @@ from onnxinit.plan.rules import Rule
 __all__ = [
     "REFIT",
     "SIGNAL_ROLES",
+    "STARTS_SO",
     "Aside",
     "Asked",
     "Donors",

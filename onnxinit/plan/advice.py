@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from onnxinit.plan.defaults import STARTS_SO
 from onnxinit.plan.donors import NO_DONOR
 from onnxinit.plan.plan import Entry, Left
 from onnxinit.plan.steady import STEADY
@@ -23,7 +24,7 @@ def advise(entries: Sequence[Entry], kept: Iterable[Left], held: Iterable[str]) 
         kept: What is not.
         held: Ids of quantised weights whose scales stay.
     """
-    alike = [e.id for e in entries if e.role in _KERNELS and _alike(e)]
+    alike = [e.id for e in entries if e.role in _KERNELS and _alike(e) and e.why != STARTS_SO]
     if alike:
         yield (
             f"{_count(alike)} the same value everywhere, so that training cannot tell the units apart: {_some(alike)}; "
@@ -44,7 +45,7 @@ def advise(entries: Sequence[Entry], kept: Iterable[Left], held: Iterable[str]) 
             f"{_count(steady)} the std that keeps the variance in place of sparse's 1, which grows through many layers "
             f"without norms: {_some(steady)}; sparse:std=1 is the published one"
         )
-    other = [e.id for e in entries if e.role == "other"]
+    other = [e.id for e in entries if e.role == "other" and e.scheme.name != "refit"]
     if other:
         yield f"{_count(other)} a purpose that the graph does not tell: {_some(other)}; --exclude role:other keeps them"
     narrow = list(held)

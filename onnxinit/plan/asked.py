@@ -34,6 +34,8 @@ class Asked:
         plan: A plan, or a file with one, in place of all above.
         ops: Files that describe operators; with a plan, in place of those that it was made with.
         tie_equal: Whether weights of equal values are tied.
+        keep_scales: Whether scales and zero points of quantised weights stay.
+        flush_subnormals: Whether zeros are written in the place of subnormal numbers.
     """
 
     scheme: str | Spec | None = None
@@ -48,6 +50,8 @@ class Asked:
     plan: Plan | str | os.PathLike[str] | None = None
     ops: tuple[str, ...] = ()
     tie_equal: bool = False
+    keep_scales: bool = False
+    flush_subnormals: bool = False
 
     def with_plan(self) -> Asked:
         """The same with the plan read, where it is a file.
@@ -106,8 +110,9 @@ class Asked:
             allow_unmatched=self.allow_unmatched,
             cascade=self.cascade,
             donors=donors,
+            keep_scales=self.keep_scales,
         )
-        return replace(made, arguments=given)
+        return replace(made, arguments=given, flush_subnormals=self.flush_subnormals)
 
     def set_to(self, name: str) -> bool:
         """Whether a switch by some name is on, as a plan has it where one is given."""
@@ -122,6 +127,8 @@ class Asked:
             "seed": self.seed,
             **{k: list(v) or None for k, v in several.items()},
             "cascade": self.cascade,
+            "keep_scales": self.keep_scales or None,
+            "flush_subnormals": self.flush_subnormals or None,
             "materialize": None if self.materialize else False,
             "densify": self.densify or None,
             "tie_equal": self.tie_equal or None,

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxinit.analysis.weight import Analysis, Part, Weight
 from onnxinit.plan.plan import Entry, Gain, Vector
-from onnxinit.schemes import Block, Spec
+from onnxinit.schemes import Block, Spec, resolve_gain
 
 
 def work_type(dtype: str) -> np.dtype[np.floating[Any]]:
@@ -51,6 +51,23 @@ def block_of(weight: Weight, part: Part | None, index: int = 0) -> Block:
     fan_out = weight.fan_out if part.fan_out is None else part.fan_out
     name = part.names[index] if part.names else ""
     return Block(part.block_shape, fan_in, fan_out, name, work_type(weight.dtype))
+
+
+def effective_gain(weight: Weight, spec: Spec) -> Gain:
+    """The gain that gives the effective weight, which the layer multiplies by, what a spec's gain means for it.
+
+    What the graph multiplies the stored values by is divided out; where it zeroes some, whole matrices that do not know
+    of that are scaled up by the root of the share that is left. Values of a tensor are taken as they are.
+    """
+    gain = resolve_gain(spec, weight.downstream, weight.upstream)
+    if spec.pending or spec.scheme.origin:
+        return gain
+    if spec.structured and spec.scheme.gain and weight.live < 1.0:
+        gain /= math.sqrt(weight.live)
+    if weight.factor is None:
+        return gain
+    values = tuple(gain / x for x in weight.factor.values)
+    return values[0] if weight.factor.axis is None else Vector(weight.factor.axis, values)
 
 
 def asked_std(weight: Weight, spec: Spec, gain: Gain) -> float | None:

@@ -10,6 +10,8 @@ SIGNAL_ROLES = frozenset({"weight", "input_weight"})  # what --scheme is for, an
 # A recurrent weight follows the scheme for kernels only where it is one of these.
 _ALSO_RECURRENT = frozenset({"zeros", "ones", "constant", "identity", "keep"})
 
+STARTS_SO = "what such a factor starts as"
+
 # Learned, but nobody knows what: small values of both signs break no symmetry and blow nothing up.
 _OTHER = Spec.of("truncated_normal", {"std": 0.02})
 
@@ -28,6 +30,8 @@ def default_spec(weight: Weight, scheme: Spec, analysis: Analysis) -> tuple[Spec
         return scheme, f"the scheme, {scheme.name}"
     if scheme.scheme.origin == "own" and role in FAN_ROLES:
         return scheme, f"the scheme for kernels, {scheme}"
+    if role in SIGNAL_ROLES and weight.default is not None:
+        return _by_role(weight, analysis), STARTS_SO
     if role in SIGNAL_ROLES or (role == "recurrent_weight" and scheme.name in _ALSO_RECURRENT):
         return scheme, f"the scheme for kernels, {scheme}"
     return _by_role(weight, analysis), f"the default of the role {role}"

@@ -11,7 +11,7 @@ from onnxinit.plan.advice import advise
 from onnxinit.plan.blocks import label, sampled
 from onnxinit.plan.make import entry_of
 from onnxinit.plan.plan import Entry, Left, Plan, Vector
-from onnxinit.plan.refit import held_to_old_scales, with_fitted
+from onnxinit.plan.refit import REFIT, follows, held_to_old_scales, with_fitted
 from onnxinit.sampling import STREAM
 
 
@@ -37,17 +37,40 @@ def fit_plan(plan: Plan, analysis: Analysis) -> Plan:
             raise SchemeError(f"the plan names '{entry.id}', which the model lacks: make a plan for this model")
     reasons = {k.id: k.reason for k in plan.kept}
     left = {w.id: Left(w.id, reasons.get(w.id, "the plan does not name it")) for w in analysis.weights}
-    fitted = {w.id for w in analysis.weights if w.role in PARAMETER_ROLES}
+    fitted = {w.id for w in analysis.weights if follows(w) and _is_refit(w, named.get(w.id))}
     made = {
         w.id: _fit(named[w.id], w, analysis) if w.id in named else left[w.id]
         for w in analysis.weights
         if w.id not in fitted
     }
-    lines = with_fitted(analysis, made, {ident: left[ident] for ident in fitted - named.keys()})
-    entries = tuple(line for line in lines if isinstance(line, Entry))
-    kept = (*(line for line in lines if isinstance(line, Left)), *(Left(k.id, k.reason) for k in analysis.kept))
+    planned = {ident: _checked(named[ident], analysis.by_id[ident]) for ident in fitted & named.keys()}
+    aside = [_fit_aside(named[w.id], w, analysis) for w in analysis.aside if w.id in named]
+    measured = {analysis.by_id[e.id].path for e in aside}
+    lines = with_fitted(analysis, made, {ident: left[ident] for ident in fitted - named.keys()}, planned, measured)
+    entries = (*(line for line in lines if isinstance(line, Entry)), *aside)
+    others = (Left(k.id, k.reason) for k in analysis.kept if k.path not in measured)
+    kept = (*(line for line in lines if isinstance(line, Left)), *others)
     warnings = tuple(advise(entries, kept, held_to_old_scales(analysis, entries)))
-    return Plan(plan.seed, plan.stream, entries, kept, warnings, plan.arguments)
+    return replace(plan, entries=entries, kept=kept, warnings=warnings)
+
+
+def _fit_aside(entry: Entry, weight: Weight, analysis: Analysis) -> Entry:
+    """An entry of a scale or zero point of activations, which holds what it gets."""
+    if entry.measured is None:
+        raise SchemeError(f"the plan draws {label(weight)}, which gets values that were measured, or stays")
+    return _fit(entry, weight, analysis)
+
+
+def _checked(entry: Entry, weight: Weight) -> Entry:
+    """An entry of a scale or zero point."""
+    if isinstance(entry.gain, Vector) or not (math.isfinite(entry.gain) and entry.gain > 0):
+        raise SchemeError(f"the plan's gain of {label(weight)} must be one number above 0, finite")
+    return entry
+
+
+def _is_refit(weight: Weight, entry: Entry | None) -> bool:
+    """Whether a tensor that can follow from weights does in a plan."""
+    return weight.role in PARAMETER_ROLES or entry is None or entry.scheme.name == REFIT
 
 
 def _fit(entry: Entry, weight: Weight, analysis: Analysis) -> Entry:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Weight
 from onnxinit.errors import SchemeError
 from onnxinit.plan.advice import INSTEAD, KEPT_POSITIVE, advise
-from onnxinit.plan.blocks import asked_std, label, of_weight, sampled
+from onnxinit.plan.blocks import asked_std, effective_gain, label, of_weight, sampled
 from onnxinit.plan.defaults import SIGNAL_ROLES, default_spec, possible, resolve_auto
 from onnxinit.plan.donors import Donors
 from onnxinit.plan.measured import Measured
 from onnxinit.plan.patterns import Pattern
 from onnxinit.plan.plan import Entry, Gain, Left, Plan
-from onnxinit.plan.refit import REFIT, held_to_old_scales, with_fitted
+from onnxinit.plan.refit import REFIT, follows, held_to_old_scales, with_fitted
 from onnxinit.plan.rules import Rule
 from onnxinit.plan.steady import DEEP, STEADY, steady, swells
 from onnxinit.sampling import STREAM
-from onnxinit.schemes import Spec, parse_spec, resolve_gain
+from onnxinit.schemes import Spec, parse_spec
 
 _NEVER_ASKED = {
-    REFIT: "the scales and zero points of quantised weights",
+    REFIT: "tensors that follow from weights, such as the scales of quantised ones,",
     "measured": "tensors that a pass over calibration data measures",
 }
 
@@ -38,6 +37,7 @@ def make_plan(
     allow_unmatched: bool = False,
     cascade: int | None = None,
     donors: Donors | None = None,
+    keep_scales: bool = False,
 ) -> Plan:
     """Say for every tensor what it gets, or why it is kept.
 
@@ -54,6 +54,8 @@ def make_plan(
             output, the same for the queries, keys and values of an attention, and for biases and norms that of the
             layer before them.
         donors: Opens the models that weights are taken from.
+        keep_scales: Whether scales and zero points of quantised weights stay, and the weights are drawn within the
+            range that these give them.
 
     Raises:
         ModelError: A donor cannot be read.
@@ -81,9 +83,14 @@ def make_plan(
             f"{unmatched[0]} matches no weight of the model: `onnxinit inspect` lists their ids, roles and operators; "
             "--allow-unmatched makes this a warning"
         )
-    drawn = {w.id: choice.of(w) for w in analysis.weights if w.role not in PARAMETER_ROLES}
+    following = [w for w in analysis.weights if choice.fits(w)]
+    fitted = {w.id for w in following}
+    drawn = {w.id: choice.of(w) for w in analysis.weights if w.id not in fitted}
     drawn |= _steadied(analysis, drawn)
-    spared = {w.id: left for w in analysis.weights if w.role in PARAMETER_ROLES and (left := choice.spares(w))}
+    spared = {w.id: left for w in following if (left := choice.spares(w))}
+    if keep_scales:
+        scales = (w for w in following if w.role in PARAMETER_ROLES)
+        spared |= {w.id: Left(w.id, "kept by --keep-scales") for w in scales}
     made = with_fitted(analysis, drawn, spared)
     entries = tuple(m for m in made if isinstance(m, Entry))
     kept = (*(m for m in made if isinstance(m, Left)), *(Left(k.id, k.reason) for k in analysis.kept))
@@ -169,12 +176,21 @@ class _Choice:
             spec, why = default_spec(owner, scheme, self.analysis)
         return spec, why, without
 
+    def fits(self, weight: Weight) -> bool:
+        """Whether a tensor is worked out from weights: what is no scale of codes can be drawn in another way too."""
+        if weight.role in PARAMETER_ROLES or not follows(weight):
+            return follows(weight)
+        rule = self._rule([weight])
+        return rule.spec.name == "keep" if rule is not None else self.scheme.scheme.origin != "model"
+
     def spares(self, weight: Weight) -> Left | None:
-        """Why a scale or zero point stays although its weights are drawn; of the rules, only one to keep it counts."""
+        """Why what would be worked out stays although its weights are drawn; of the rules, one to keep it counts."""
+        if weight.follows and (left := self._left([weight])):
+            return Left(weight.id, left)
         out = _matching(self.exclude, [weight])
         if out:
             return Left(weight.id, f"--exclude {out[-1].text}")
-        rule = next((r for r in reversed(self.rules) if r.pattern.matches(weight)), None)
+        rule = self._rule([weight])
         return Left(weight.id, f"kept by the rule '{rule.text}'") if rule and rule.spec.name == "keep" else None
 
     def _left(self, same: Sequence[Weight]) -> str:
@@ -187,10 +203,14 @@ class _Choice:
         return f"--exclude {out[-1].text}" if out else ""
 
     def _spec(self, owner: Weight, same: Sequence[Weight]) -> tuple[Spec, str]:
-        for rule in reversed(self.rules):
-            if _matching([rule.pattern], same):
-                return rule.spec, f"the rule '{rule.text}'"
+        rule = self._rule(same)
+        if rule is not None:
+            return rule.spec, f"the rule '{rule.text}'"
         return default_spec(owner, self.scheme, self.analysis)
+
+    def _rule(self, same: Sequence[Weight]) -> Rule | None:
+        """The rule that wins for a weight."""
+        return next((rule for rule in reversed(self.rules) if _matching([rule.pattern], same)), None)
 
 
 def _matching(patterns: Sequence[Pattern], same: Sequence[Weight]) -> list[Pattern]:
@@ -219,9 +239,7 @@ def entry_of(
         SchemeError: The scheme needs a fan that the weight has not.
     """
     if gain is None:
-        gain = resolve_gain(spec, weight.downstream, weight.upstream)
-        if spec.structured and spec.scheme.gain and weight.live < 1.0:
-            gain /= math.sqrt(weight.live)  # whole matrices do not know what is zero
+        gain = effective_gain(weight, spec)
     try:
         std = measured.std(gain) if measured else asked_std(weight, spec, gain)
     except SchemeError as e:

@@ -145,6 +145,7 @@ class Plan:
         kept: All others.
         warnings: What a reader should know before using the result.
         arguments: What was asked for to make it, by the names of `reinit`'s arguments, as JSON values.
+        flush_subnormals: Whether zeros are written in the place of subnormal numbers.
     """
 
     seed: int
@@ -153,6 +154,7 @@ class Plan:
     kept: tuple[Left, ...] = ()
     warnings: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    flush_subnormals: bool = False
 
     def digest(self) -> str:
         """SHA-256 (hex) of what determines the values: seed, stream, and of each entry the tensor, scheme and gain."""
@@ -161,7 +163,8 @@ class Plan:
             + ["turned"] * e.turned
             for e in self.entries
         ]
-        text = json.dumps([self.seed, self.stream, entries], ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+        whole = [self.seed, self.stream, entries, *(["flush"] if self.flush_subnormals else [])]
+        text = json.dumps(whole, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self, aside: Aside | None = None) -> dict[str, Any]:
@@ -175,6 +178,7 @@ class Plan:
             "seed": self.seed,
             "stream": self.stream,
             "digest": self.digest(),
+            **({"flush_subnormals": True} if self.flush_subnormals else {}),
             "arguments": dict(self.arguments),
             "entries": [e.to_json(aside) for e in self.entries],
             "kept": [{"id": k.id, "reason": k.reason} for k in self.kept],
@@ -205,6 +209,7 @@ class Plan:
                 kept=tuple(Left(k["id"], k["reason"]) for k in data["kept"]),
                 warnings=tuple(map(str, data["warnings"])),
                 arguments=dict(data.get("arguments", {})),
+                flush_subnormals=bool(data.get("flush_subnormals", False)),
             )
         except KeyError as e:
             raise SchemeError(f"an incomplete plan: it lacks {e}") from None

@@ -24,7 +24,7 @@ def findings(signal: Signal) -> Iterator[Paragraph | KeptList]:
         signal: What was found.
     """
     done = [f for f in signal.layers if f.status == "set"]
-    if signal.layers or signal.norms:
+    if signal.layers or signal.norms or signal.ranges or signal.notes:
         yield Paragraph((_summary(signal, done), "bold"))
         yield KeptList([Left(_where(f), _reason(f)) for f in signal.layers if f.status != "set" or f.note])
         for note in signal.notes:
@@ -43,7 +43,9 @@ def _summary(signal: Signal, done: list[Finding]) -> str:
         parts.append(f"{count(len(done), 'layer')} scaled, whose std had been {min(stds):.3g} to {max(stds):.3g}")
     if signal.norms:
         parts.append(f"{', ' if stds else ''}{count(len(signal.norms), 'running statistic')} set")
-    if not stds and not signal.norms:
+    if signal.ranges:
+        parts.append(f"{', ' if stds or signal.norms else ''}{count(len(signal.ranges), 'scale')} of activations set")
+    if not stds and not signal.norms and not signal.ranges:
         parts.append("nothing could be scaled")
     return "".join(parts)
 

@@ -126,13 +126,17 @@ def _some(ids: Sequence[str], room: int) -> str:
     return f"{text})"
 
 
-def sections(plan: Plan, weights: Iterable[Weight]) -> Iterator[Table | KeptList | Paragraph]:
+def sections(
+    plan: Plan, weights: Iterable[Weight], warnings: Sequence[str] | None = None
+) -> Iterator[Table | KeptList | Paragraph]:
     """The parts of the text: the table, what is kept and why, the warnings.
 
     Args:
         plan: What is drawn.
         weights: The rows of the table.
+        warnings: What a reader should know; the plan's warnings if not given.
     """
+    warnings = plan.warnings if warnings is None else warnings
     shown = rows(weights, plan.entries)
     if shown:
         yield weight_table(shown)
@@ -142,9 +146,9 @@ def sections(plan: Plan, weights: Iterable[Weight]) -> Iterator[Table | KeptList
         yield Paragraph((f"kept as {them}: {count(len(plan.kept), 'tensor')}", "bold"))
         yield KeptList(plan.kept)
         yield Paragraph()
-    for warning in plan.warnings:
+    for warning in warnings:
         yield Paragraph(("warning: ", "bold yellow"), printable(warning))
-    if plan.warnings:
+    if warnings:
         yield Paragraph()
 
 

@@ -14,10 +14,9 @@ import numpy.typing as npt
 from onnxinit.analysis.weight import Weight
 from onnxinit.model import ModelFile
 from onnxinit.plan import Plan
-from onnxinit.values import pack, real_values
+from onnxinit.values import NARROW, pack, real_values
 
 _BLOCK = 1 << 18  # values measured at a time
-_HALVES = frozenset({"int4", "uint4"})  # stored two to a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +66,13 @@ def _of(file: ModelFile, weight: Weight) -> tuple[float | None, float | None, st
     """Standard deviation, mean and digest of one tensor."""
     stored = file.array(weight.path).reshape(-1)
     values = real_values(weight, file.array).reshape(-1) if weight.quantised else stored
-    return *_measured(values), _digest(stored)
+    return *_measured(values), _digest(stored, weight.dtype)
 
 
-def _digest(stored: npt.NDArray[Any]) -> str:
+def _digest(stored: npt.NDArray[Any], dtype: str) -> str:
     digest = hashlib.sha256()
-    if stored.dtype.name in _HALVES:
-        digest.update(pack(stored.astype(np.float32), stored.dtype.name, 4).tobytes())
+    if dtype in NARROW:
+        digest.update(pack(stored.astype(np.float32), dtype).tobytes())
     else:
         for at in range(0, stored.size, _BLOCK):
             digest.update(_little_endian(stored[at : at + _BLOCK]))

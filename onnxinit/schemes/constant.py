@@ -50,8 +50,10 @@ register(Scheme("keep", summary="The tensor stays as it is.", formula="w = w", f
 register(
     Scheme(
         "refit",
-        summary="What scales and zero points of quantised weights get: they are fitted to the values drawn.",
-        formula="symmetric: s = max abs(w) / q_max; else s = (max w - min w) / (q_max - q_min) and "
+        summary="What follows from weights that are drawn gets: scales and zero points of quantised ones, the scale of "
+        "a weight norm, the vectors of a spectral norm, copies of kernels.",
+        formula="weight norm: g = norm(w); spectral norm: u and v the singular vectors of the largest singular value; "
+        "scales, symmetric: s = max abs(w) / q_max; else s = (max w - min w) / (q_max - q_min) and "
         "z = q_min - min w / s, zero within the range; per tensor, channel or block, as they were",
         family="constant",
     )

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 from onnxinit.analysis import Analysis
 from onnxinit.model import ModelFile
-from onnxinit.plan import SIGNAL_ROLES, Donors, Entry, Plan, base_entry, fit_plan, sampled
+from onnxinit.plan import REFIT, SIGNAL_ROLES, STARTS_SO, Donors, Entry, Plan, base_entry, fit_plan, sampled
 from onnxinit.schemes import Spec
 from onnxinit.signal.data.feeds import Feeds
 from onnxinit.signal.data.inputs import model_inputs
 from onnxinit.signal.data.kept_feeds import KeptFeeds
 from onnxinit.signal.moments import by_moments, input_moments
 from onnxinit.signal.passes.findings import Signal
-from onnxinit.signal.passes.lsuv import lsuv
+from onnxinit.signal.passes.lsuv import Swept, lsuv
+from onnxinit.signal.passes.ranges import measure_ranges
 from onnxinit.signal.run.supply import Supply
 from onnxinit.signal.told import Calibration
 
@@ -59,21 +60,27 @@ def settle(
     asked = {e.id: e.scheme for e in plan.entries if e.pending}
     if told.calibrate:
         drawn = [e for e in plan.entries if sampled(e, analysis).role in SIGNAL_ROLES and not e.pending]
+        drawn = [e for e in drawn if e.scheme.name != REFIT and e.why != STARTS_SO]
         asked |= {e.id: Spec.of("lsuv") for e in drawn if e.role in SIGNAL_ROLES}
     based = replace(plan, entries=tuple(_based(e, analysis) for e in plan.entries))
     feeds = _open(plan, file, told)
     kept = KeptFeeds(feeds)
     recalibrate = told.recalibrate if told.recalibrate is not None else bool(asked)
-    swept = lsuv(Supply(based, analysis, file, donors), asked, kept, told.running, recalibrate=recalibrate)
-    settled = fit_plan(swept.plan, analysis)
+    swept = Swept(based, (), ())
+    if asked or recalibrate:
+        swept = lsuv(Supply(based, analysis, file, donors), asked, kept, told.running, recalibrate=recalibrate)
+    settled, ranges, notes = fit_plan(swept.plan, analysis), tuple[str, ...](), tuple[str, ...]()
+    if told.activations:
+        settled, ranges, notes = measure_ranges(Supply(settled, analysis, file, donors), kept, told.running)
     settled = replace(settled, warnings=tuple(dict.fromkeys((*plan.warnings, *settled.warnings))))
     signal = Signal(
         feeds.source,
         kept.samples,
         swept.findings,
         swept.norms,
-        (*feeds.notes, *swept.notes),
+        (*feeds.notes, *swept.notes, *notes),
         time.perf_counter() - started,
+        ranges,
     )
     return settled, signal
 

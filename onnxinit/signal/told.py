@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from onnxinit.analysis import Analysis
+from onnxinit.errors import SchemeError
 from onnxinit.model import ModelFile
 from onnxinit.plan import Plan
 from onnxinit.signal.data.options import DataOptions
@@ -21,6 +23,7 @@ class Calibration:
         input_mean: The mean of every float input, for moments carried by rule; None for that of the data, or 0.
         input_var: Its variance; None for that of the data, or 1.
         running: How pieces of the network are run.
+        activations: Whether scales of quantised activations are measured; None for where data is given.
     """
 
     data: DataOptions = field(default_factory=DataOptions)
@@ -29,10 +32,31 @@ class Calibration:
     input_mean: float | None = None
     input_var: float | None = None
     running: Running = PLAIN
+    activations: bool | None = None
 
     def wanted(self, plan: Plan) -> bool:
         """Whether a plan needs any pass."""
-        return self.calibrate or bool(self.recalibrate) or any(e.pending for e in plan.entries)
+        measures = self.calibrate or bool(self.recalibrate) or bool(self.activations)
+        return measures or any(e.pending for e in plan.entries)
+
+    def with_activations(self, analysis: Analysis, *, planned: bool, kept: bool) -> Calibration:
+        """The same with the choice made whether scales of activations are measured.
+
+        Args:
+            analysis: The model, which may have none.
+            planned: Whether a plan says what is written.
+            kept: Whether scales stay by request.
+
+        Raises:
+            SchemeError: They shall be measured and stay.
+        """
+        if self.activations and kept:
+            raise SchemeError("--keep-scales leaves what --recalibrate-activations measures: give one of them")
+        chosen = self.activations
+        if chosen is None:
+            chosen = self.data.data is not None and not planned and not kept
+        chosen = chosen and bool(analysis.aside)
+        return replace(self, activations=chosen, running=replace(self.running, loose=chosen))
 
     def opened(self, file: ModelFile) -> Calibration:
         """The same with its data open, so that a generator, which gives its feeds once, serves several passes."""
@@ -45,6 +69,7 @@ class Calibration:
         named = {
             "calibrate": self.calibrate or None,
             "recalibrate_norm": self.recalibrate,
+            "recalibrate_activations": self.activations,
             "input_mean": self.input_mean,
             "input_var": self.input_var,
         }

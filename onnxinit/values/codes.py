@@ -10,9 +10,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from onnxinit.analysis import Quantised, Weight, zero_points
+from onnxinit.analysis import Quantised, Weight, packed, unpacked, zero_points
 from onnxinit.sampling import CHUNK
-from onnxinit.values.rounding import STORED, Floats
+from onnxinit.values.rounding import Floats
 
 
 class Read(Protocol):
@@ -35,18 +35,22 @@ _TYPES: dict[str, npt.DTypeLike] = {
     "float8e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
     "float8e5m2": ml_dtypes.float8_e5m2,
     "float8e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "float4e2m1": ml_dtypes.float4_e2m1fn,
 }
 _SCALES: dict[str, npt.DTypeLike] = {
     "float": np.float32,
     "double": np.float64,
     "float16": np.float16,
     "bfloat16": ml_dtypes.bfloat16,
+    "float8e8m0": ml_dtypes.float8_e8m0fnu,
 }
+# Types of less than a byte.
+NARROW = {"int4": 4, "uint4": 4, "float4e2m1": 4, "int2": 2, "uint2": 2}
 
 
 def bits_of(dtype: str) -> int:
     """Bits of an element of a type of codes, scales or zero points."""
-    return 4 if dtype in ("int4", "uint4") else 8 * np.dtype(_TYPES.get(dtype) or _SCALES[dtype]).itemsize
+    return NARROW.get(dtype) or 8 * np.dtype(_TYPES.get(dtype) or _SCALES[dtype]).itemsize
 
 
 def real_weight(weight: Weight) -> Weight:
@@ -60,10 +64,14 @@ def places(one: Quantised, at: int, count: int) -> npt.NDArray[np.intp] | None:
     if math.prod(one.grid) == 1:
         return None
     flat = np.arange(at, at + count)
+    if one.columns:
+        across = len(one.columns)
+        listed: npt.NDArray[np.intp] = flat // across * math.prod(one.grid[1:])
+        return listed + np.asarray(one.columns, np.intp)[flat % across]
     numbers = np.zeros(count, np.intp)
-    for axis, (n, grain, parts) in enumerate(zip(one.shape, one.grain, one.grid, strict=True)):
+    for axis, (n, grain, parts) in enumerate(zip(one.axes, one.grain, one.grid, strict=True)):
         if parts > 1:
-            along = flat // math.prod(one.shape[axis + 1 :])
+            along = flat // math.prod(one.axes[axis + 1 :])
             numbers = numbers * parts + along % n // grain
     return numbers
 
@@ -79,27 +87,46 @@ def spread(numbers: Numbers, index: npt.NDArray[np.intp] | None) -> Numbers | fl
 def encode(values: Floats, scale: Numbers | float, zero: Numbers | float, one: Quantised, dtype: str) -> Bytes:
     """Real values as they are stored: w / scale + zero point, to nearest and ties to even, cut at the type's ends."""
     ratio = values / scale
+    if one.levels:
+        return pack(_nearest(ratio, one.levels), dtype, one)
     if not dtype.startswith("float"):
         np.rint(ratio, out=ratio)
-    return pack(np.clip(ratio + zero, one.low, one.high), dtype, one.bits)
+    return pack(np.clip(ratio + zero, one.low, one.high), dtype, one)
 
 
-def pack(codes: Floats, dtype: str, bits: int) -> Bytes:
-    """Codes as they are stored: little-endian, of four bits two to a byte, the low half first."""
-    if bits > 4:
+def _nearest(ratio: Floats, levels: tuple[float, ...]) -> Floats:
+    """The number of the level that is nearest to each ratio."""
+    order = np.argsort(levels, kind="stable")
+    rising = np.asarray(levels)[order]
+    return order[np.searchsorted((rising[1:] + rising[:-1]) / 2, ratio)].astype(np.float32)
+
+
+def pack(codes: Floats, dtype: str, one: Quantised | None = None) -> Bytes:
+    """Codes as they are stored: little-endian, those of less than a byte together.
+
+    Args:
+        codes: The codes.
+        dtype: The type of the tensor.
+        one: What the codes are of, where several of them are packed into an element.
+    """
+    bits = one.bits if one is not None and dtype == "uint8" else bits_of(dtype)
+    if dtype == "float4e2m1":
+        whole = np.asarray(codes.astype(_TYPES[dtype])).view(np.uint8)
+    elif bits >= 8:
         return codes.astype(_TYPES[dtype]).reshape(-1).view(np.uint8)
-    halves = np.asarray(codes.reshape(-1).astype(np.int8).view(np.uint8) & 15, np.uint8)
-    halves = np.append(halves, np.zeros(halves.size % 2, np.uint8))
-    return np.asarray(halves[::2] | halves[1::2] << 4, np.uint8)
+    else:
+        whole = codes.astype(np.int16).astype(np.uint8)
+    low: Bytes = whole.reshape(-1) & np.uint8((1 << bits) - 1)
+    return packed(low, bits, one is not None and one.high_first)
 
 
 def pack_zero_points(zero: Numbers, dtype: str, one: Quantised) -> Bytes:
     """Zero points as a tensor of a type holds them: of packed weights in rows of whole bytes."""
-    if dtype in STORED:
+    if dtype in _SCALES:
         return pack_scales(zero, dtype)
-    if dtype != "uint8" or one.bits != 4:
-        return pack(zero, dtype, bits_of(dtype))
-    return np.concatenate([pack(row, dtype, 4) for row in zero.reshape(one.grid[0], -1)])
+    if not one.zero_rows:
+        return pack(zero, dtype)
+    return np.concatenate([packed(row.astype(np.uint8), one.bits) for row in zero.reshape(one.zero_rows, -1)])
 
 
 def pack_scales(scale: Numbers, dtype: str) -> Bytes:
@@ -108,10 +135,49 @@ def pack_scales(scale: Numbers, dtype: str) -> Bytes:
 
 
 def rounded(scale: Numbers, dtype: str) -> Numbers:
-    """Scales as their type holds them; one too small for its normal numbers becomes the least of them."""
+    """Scales as their type holds them: at least its least normal number; of powers of two the next above."""
     kind = np.dtype(_SCALES[dtype])
+    if dtype == "float8e8m0":
+        above: Numbers = np.exp2(np.clip(np.ceil(np.log2(scale)), -127, 127))
+        return above
     least = float(ml_dtypes.finfo(kind).smallest_normal)  # type: ignore[no-untyped-call]
     return np.maximum(scale, least).astype(kind).astype(np.float64)
+
+
+def symmetric(ends: tuple[float, float], zero: float) -> tuple[float, float]:
+    """The codes that lie as far below a zero point as above it."""
+    reach = min(ends[1] - zero, zero - ends[0])
+    return zero - reach, zero + reach
+
+
+def parameters(
+    low: Numbers, high: Numbers, ends: tuple[float, float], zero: Numbers | None, dtype: str, room: float = 1.0
+) -> tuple[Numbers, Numbers]:
+    """Scales and zero points that just hold values between two ends, zero among them.
+
+    Args:
+        low: The least values, at most 0.
+        high: The largest, at least 0.
+        ends: The least and the largest code.
+        zero: The zero points, where they stay.
+        dtype: The type of the scales.
+        room: How many times larger the scales are than they need to be.
+    """
+    if zero is None:
+        scale = rounded(_or_one((high - low) / (ends[1] - ends[0]) * room), dtype)
+        return scale, np.clip(np.rint(np.rint(ends[0] / room) - low / scale), *ends)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.fmax(_finite(high / (ends[1] - zero)), _finite(low / (ends[0] - zero)))
+    return rounded(_or_one(scale * room), dtype), zero
+
+
+def _or_one(scale: Numbers) -> Numbers:
+    """Where all values are zero, any scale will do: one."""
+    return np.where(scale > 0, scale, 1.0)
+
+
+def _finite(scale: Numbers) -> Numbers:
+    return np.where(np.isfinite(scale), scale, 0.0)
 
 
 def stored_scale(one: Quantised, read: Read) -> Numbers:
@@ -133,16 +199,16 @@ def stored_codes(weight: Weight, read: Read, run: tuple[int, int] | None = None)
     Args:
         weight: A quantised weight.
         read: The values of a tensor of the file by its path.
-        run: The first code, of an even number, and how many; all if not given.
+        run: The first code, a multiple of eight, and how many; all if not given.
     """
     one = weight.quantised
     assert one is not None
     if math.prod(one.shape) == weight.size:
         return read(weight.path, run).reshape(-1)
-    first, count = run or (0, math.prod(one.shape))  # two to an element
-    both = read(weight.path, (first // 2, (count + 1) // 2)).astype(np.uint8)
-    halves: npt.NDArray[np.generic] = np.stack([both & 15, both >> 4], axis=-1).reshape(-1)
-    return halves[:count]
+    first, count = run or (0, math.prod(one.shape))  # several to an element
+    begin, end = first * one.bits // 8, -(-(first + count) * one.bits // 8)
+    raw = read(weight.path, (begin, end - begin)).astype(np.uint8)
+    return unpacked(raw, one.bits, one.high_first)[:count]
 
 
 def real_values(weight: Weight, read: Read, run: tuple[int, int] | None = None) -> npt.NDArray[np.float32]:
@@ -151,7 +217,7 @@ def real_values(weight: Weight, read: Read, run: tuple[int, int] | None = None) 
     Args:
         weight: A quantised weight.
         read: The values of a tensor of the file by its path.
-        run: The first value in stored order, of an even number, and how many; all if not given.
+        run: The first value in stored order, a multiple of eight, and how many; all if not given.
 
     Returns:
         float32 of the real shape, flat for a run.
@@ -163,7 +229,8 @@ def real_values(weight: Weight, read: Read, run: tuple[int, int] | None = None) 
     scale, zero = stored_scale(one, read), stored_zero(one, read)
     out = np.empty(stored.size, np.float32)
     for at in range(0, stored.size, CHUNK):
-        codes = stored[at : at + CHUNK].astype(np.float64)
+        some = stored[at : at + CHUNK]
+        codes = np.asarray(one.levels)[some.astype(np.intp)] if one.levels else some.astype(np.float64)
         index = places(one, first + at, codes.size)
         out[at : at + codes.size] = (codes - spread(zero, index)) * spread(scale, index)
     return out.reshape(one.shape) if run is None else out

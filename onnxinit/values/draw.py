@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxinit.analysis.weight import Analysis, Part, Weight
+from onnxinit.analysis.weight import PARAMETER_ROLES, Analysis, Part, Weight
 from onnxinit.errors import ModelError, SchemeError
 from onnxinit.model import Chunk, Fresh
 from onnxinit.plan import (
@@ -30,17 +30,25 @@ from onnxinit.plan import (
 from onnxinit.sampling import CHUNK, stream, weight_key
 from onnxinit.schemes import Block
 from onnxinit.values.codes import Read, real_weight
+from onnxinit.values.following import Following
 from onnxinit.values.laws import Along, Law, law_of
 from onnxinit.values.picked import Picked
-from onnxinit.values.quantise import Encoded, Fitted, Fitting
+from onnxinit.values.quantise import Encoded, Fitted, Fitting, Given
 from onnxinit.values.rounding import STORED, Floats, Stored
 from onnxinit.values.sources import Moved, Source
+from onnxinit.values.tally import Tally
 from onnxinit.values.turned import Turned
 
 Bytes = npt.NDArray[np.uint8]
 
 
-def fresh(plan: Plan, analysis: Analysis, read: Read | None = None, donors: Donors | None = None) -> dict[str, Fresh]:
+def fresh(
+    plan: Plan,
+    analysis: Analysis,
+    read: Read | None = None,
+    donors: Donors | None = None,
+    tally: Tally | None = None,
+) -> dict[str, Fresh]:
     """The fresh values of every tensor that the plan rewrites, by the tensor's path; drawn when they are asked for.
 
     A tensor that is drawn as another one of the plan gets the very bytes of that one, or its values transposed.
@@ -51,30 +59,42 @@ def fresh(plan: Plan, analysis: Analysis, read: Read | None = None, donors: Dono
         read: The values of a stored tensor by its path, for quantised weights whose scales or zero points stay, and for
             schemes that take a tensor's own values.
         donors: Opens the models that weights are taken from.
+        tally: Counts what the types hold badly.
 
     Raises:
         ModelError: A weight is of a type that is not drawn, or a donor cannot be read.
         SchemeError: A donor lacks the weight that the plan names, or it cannot give the values.
     """
-    read, donors = read or _nothing, donors or Donors()
+    read, donors, tally = read or _nothing, donors or Donors(), tally or Tally(plan.flush_subnormals)
     own: dict[str, Fresh] = {}
     reals: dict[str, Fresh] = {}
     for e in plan.entries:
         weight = sampled(e, analysis)
-        if weight.pattern and e.scheme.scheme.origin == "own":  # the values as they are stored, among themselves
-            weight = replace(weight, shape=(weight.stored,), layout=None, pattern="")
-        if moves_codes(e):
+        if weight.pattern is not None and e.scheme.scheme.origin == "own":  # as they are stored, among themselves
+            weight = replace(weight, shape=(weight.stored,), layout=None, pattern=None)
+        if e.measured is not None and weight.role in PARAMETER_ROLES:
+            own[e.id] = Given(weight, e.measured)
+        elif moves_codes(e):
             own[e.id] = Moved(weight, e, weight_key(plan.seed, e.draws_as), read)
         elif weight.quantised is not None:
             reals[e.id] = _values(plan, e, weight, read, donors)
         elif e.scheme.name != REFIT:
-            values = _values(plan, e, weight, read, donors)
-            own[e.id] = Picked(weight, values, read) if weight.pattern else values
+            values = replace(_values(plan, e, weight, read, donors), tally=tally)
+            own[e.id] = values if weight.pattern is None else Picked(weight, weight.pattern, values, read)
     fitting = Fitting(plan, analysis, reals, read)
-    own |= {ident: Encoded(analysis.by_id[ident], real, fitting) for ident, real in reals.items()}
-    own |= {e.id: Fitted(analysis.by_id[e.id], fitting) for e in plan.entries if e.scheme.name == REFIT}
-    drawn = {e.id: own.get(e.draws_as, own[e.id]) for e in plan.entries}
-    return {analysis.by_id[e.id].path: Turned(drawn[e.id], e.shape) if e.turned else drawn[e.id] for e in plan.entries}
+    own |= {ident: Encoded(analysis.by_id[ident], real, fitting, tally) for ident, real in reals.items()}
+    made: dict[str, Fresh] = {}
+    for weight in (analysis.by_id[e.id] for e in plan.entries if e.scheme.name == REFIT):
+        own[weight.id] = _following(weight, analysis, made, read) if weight.follows else Fitted(weight, fitting)
+    for e in plan.entries:
+        drawn = own.get(e.draws_as, own[e.id])
+        made[analysis.by_id[e.id].path] = Turned(drawn, e.shape) if e.turned else drawn
+    return made
+
+
+def _following(weight: Weight, analysis: Analysis, made: Mapping[str, Fresh], read: Read) -> Following:
+    assert analysis.graph is not None, "the analysis is made by hand: it has no graph that says what follows"
+    return Following(weight, analysis.graph.recipes[weight.path], analysis, made, read)
 
 
 def _nothing(path: str, run: tuple[int, int] | None = None) -> npt.NDArray[np.generic]:
@@ -103,12 +123,14 @@ class Values:
         entry: What draws it.
         key: The key of its streams: one for each chunk of an independent scheme, for each block of a structured one.
         source: Where a scheme that draws from a tensor takes its values.
+        tally: Counts subnormal numbers, or puts zeros in their place; None for values on the way to codes.
     """
 
     weight: Weight
     entry: Entry
     key: bytes
     source: Source | None = None
+    tally: Tally | None = None
 
     @property
     def nbytes(self) -> int:
@@ -156,8 +178,10 @@ class Values:
     def _encoded(self, draw: Callable[[int], Floats], count: int) -> Bytes:
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
-                values = draw(count)
-                return self._stored.encode(values).reshape(-1).view(np.uint8)
+                encoded = self._stored.encode(draw(count)).reshape(-1)
+            if self.tally is not None:
+                encoded = self.tally.rounded(self.weight.id, self._stored, encoded)
+            return encoded.view(np.uint8)
         except OverflowError as e:
             raise ModelError(
                 f"{label(self.weight)} cannot hold the {e.args[0]:g} that {self.entry.scheme} draws, its type ends at "

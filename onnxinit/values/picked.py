@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from onnxinit.analysis import Weight, positions
+from onnxinit.analysis import Pattern, Weight, positions
 from onnxinit.model import Chunk, Fresh
 from onnxinit.plan import label
 from onnxinit.values.codes import Bytes, Read
@@ -22,18 +22,20 @@ class Picked:
 
     Attributes:
         weight: The weight.
+        pattern: Its pattern.
         whole: The dense values.
         read: The values of a stored tensor by its path, for the pattern.
     """
 
     weight: Weight
+    pattern: Pattern
     whole: Fresh
     read: Read
 
     @property
     def nbytes(self) -> int:
         """Size as raw little-endian bytes."""
-        return self.weight.stored * self._itemsize
+        return self.pattern.count * self._itemsize
 
     @property
     def _itemsize(self) -> int:
@@ -41,7 +43,7 @@ class Picked:
 
     def chunks(self) -> Iterator[Chunk]:
         """Jobs that draw the values: one for each dense chunk where the pattern ascends, as it should, else one."""
-        found, size = positions(self.read(self.weight.pattern), self.weight.shape, label(self.weight)), self._itemsize
+        found, size = positions(self.read(self.pattern.path), self.weight.shape, label(self.weight)), self._itemsize
         if (np.diff(found) < 0).any():
             yield Chunk(0, self.nbytes, partial(self._pick, list(self.whole.chunks()), found))
             return

@@ -17,21 +17,25 @@ import numpy.typing as npt
 
 from onnxinit.analysis import Analysis, Quantised, Weight
 from onnxinit.model import Chunk, Fresh
-from onnxinit.plan import REFIT, Plan
+from onnxinit.plan import REFIT, Measured, Plan
 from onnxinit.values.codes import (
     Bytes,
     Numbers,
     Read,
     bits_of,
     encode,
+    pack,
     pack_scales,
     pack_zero_points,
+    parameters,
     places,
     rounded,
     spread,
     stored_zero,
+    symmetric,
 )
 from onnxinit.values.rounding import Floats
+from onnxinit.values.tally import Tally
 
 _WIDE = 32  # bits of a code; these need float64
 
@@ -49,6 +53,12 @@ class Fitting:
     def __init__(self, plan: Plan, analysis: Analysis, reals: Mapping[str, Fresh], read: Read):
         self._read = read
         self._types = {w.path: w.dtype for e in plan.entries if (w := analysis.by_id[e.id]) and e.scheme.name == REFIT}
+        self._gains = {analysis.by_id[e.id].path: e.gain for e in plan.entries if isinstance(e.gain, float)}
+        self._told = {
+            analysis.by_id[e.id].path: e.measured.values.astype(np.float64)
+            for e in plan.entries
+            if e.measured is not None and e.role == "quant_scale"
+        }
         self._owners: dict[str, list[tuple[Quantised, Fresh]]] = {}
         for ident, values in reals.items():
             one = analysis.by_id[ident].quantised
@@ -62,6 +72,10 @@ class Fitting:
         """A weight that a scale or zero point is for."""
         return self._owner[path]
 
+    def is_fitted(self, one: Quantised) -> bool:
+        """Whether the scale of a weight follows its values."""
+        return any(path in self._types or path in self._told for path in (one.scale, *one.factors))
+
     def scale(self, one: Quantised) -> Numbers:
         """The scales of a weight, in the order of its grid."""
         return self._of(one.scale) if one.scale else self._product(one)
@@ -71,6 +85,8 @@ class Fitting:
         return self._fit(one.scale)[1] if one.zero_point in self._types else stored_zero(one, self._read)
 
     def _of(self, path: str) -> Numbers:
+        if path in self._told:
+            return self._told[path]
         return self._fit(path)[0] if path in self._types else self._read(path).astype(np.float64).reshape(-1)
 
     def _product(self, one: Quantised) -> Numbers:
@@ -93,26 +109,11 @@ class Fitting:
         if one.factors:
             return rounded(self._product(one), dtype), stored_zero(one, self._read)
         low, high = _range([(o, values) for o, values in owners])
+        ends, room = (one.low, one.high), self._gains.get(path, 1.0)
         if one.zero is not None:
-            zero: Numbers = np.full(1, one.zero)
-            scale = np.maximum(-low, high) / min(one.high - one.zero, one.zero - one.low)
-        elif one.zero_point in self._types:
-            scale = rounded(_or_one((high - low) / (one.high - one.low)), dtype)
-            return scale, np.clip(np.rint(one.low - low / scale), one.low, one.high)
-        else:
-            zero = stored_zero(one, self._read)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                scale = np.fmax(_finite(high / (one.high - zero)), _finite(low / (one.low - zero)))
-        return rounded(_or_one(scale), dtype), zero
-
-
-def _or_one(scale: Numbers) -> Numbers:
-    """Where all values are zero, any scale will do: one."""
-    return np.where(scale > 0, scale, 1.0)
-
-
-def _finite(scale: Numbers) -> Numbers:
-    return np.where(np.isfinite(scale), scale, 0.0)
+            return parameters(low, high, symmetric(ends, one.zero), np.full(1, one.zero), dtype, room)
+        zero = None if one.zero_point in self._types else stored_zero(one, self._read)
+        return parameters(low, high, ends, zero, dtype, room)
 
 
 def _range(owners: Sequence[tuple[Quantised, Fresh]]) -> tuple[Numbers, Numbers]:
@@ -143,11 +144,13 @@ class Encoded:
         weight: The weight.
         real: Its real values.
         fitting: Gives its scales and zero points.
+        tally: Counts what scales that stay hold badly.
     """
 
     weight: Weight
     real: Fresh
     fitting: Fitting
+    tally: Tally
 
     @property
     def _one(self) -> Quantised:
@@ -162,7 +165,7 @@ class Encoded:
     def chunks(self) -> Iterator[Chunk]:
         """Jobs that make the codes, each for a range of the tensor's bytes."""
         bits, drawn = self._one.bits, list(self.real.chunks())
-        if bits < 8 and any(c.offset // 4 % 2 for c in drawn):  # a chunk would begin within a byte
+        if any(c.offset // 4 * bits % 8 for c in drawn):  # a chunk would begin within a byte
             yield Chunk(0, self.nbytes, partial(self._encode, drawn))
             return
         for c in drawn:
@@ -174,7 +177,18 @@ class Encoded:
         values = np.concatenate([_drawn(c) for c in chunks]) if len(chunks) > 1 else _drawn(chunks[0])
         index = places(one, chunks[0].offset // 4, values.size)
         exact: Floats = values.astype(np.float64) if one.bits == _WIDE else values
-        return encode(exact, spread(scale, index), spread(zero, index), one, self.weight.dtype)
+        each, middle = spread(scale, index), spread(zero, index)
+        if not self.fitting.is_fitted(one):
+            self._count(exact / each, middle)
+        return encode(exact, each, middle, one, self.weight.dtype)
+
+    def _count(self, ratio: Floats, zero: Numbers | float) -> None:
+        """Count what lies more than half a step beyond the range, and what becomes zero."""
+        one = self._one
+        beyond = np.maximum(ratio + zero - one.high, one.low - zero - ratio)
+        step = 0.0 if one.levels or self.weight.dtype.startswith("float") else 0.5
+        lost = np.count_nonzero((np.abs(ratio) < 0.5) & (ratio != 0)) if step else 0
+        self.tally.coded(self.weight.id, self.weight.dtype, ratio.size, int(np.count_nonzero(beyond > step)), int(lost))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,3 +217,31 @@ class Fitted:
         if self.weight.role == "quant_scale":
             return pack_scales(self.fitting.scale(one), self.weight.dtype)
         return pack_zero_points(self.fitting.zero(one), self.weight.dtype, one)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A scale or zero point that was measured.
+
+    Attributes:
+        weight: The tensor.
+        measured: What it gets.
+    """
+
+    weight: Weight
+    measured: Measured
+
+    @property
+    def nbytes(self) -> int:
+        """Size as it is stored."""
+        return (self.weight.size * bits_of(self.weight.dtype) + 7) // 8
+
+    def chunks(self) -> Iterator[Chunk]:
+        """One job that encodes it."""
+        yield Chunk(0, self.nbytes, self._made)
+
+    def _made(self) -> Bytes:
+        values = self.measured.values.astype(np.float64)
+        if self.weight.role == "quant_scale":
+            return pack_scales(values, self.weight.dtype)
+        return pack(values, self.weight.dtype)

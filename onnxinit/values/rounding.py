@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -22,7 +23,9 @@ class Stored:
         work: Type of the arithmetic before the one rounding.
         cast: The rounding, to little-endian elements of `itemsize` bytes.
         largest: Largest finite magnitude.
-        beyond: The first magnitude that rounds to infinity.
+        beyond: The first magnitude that rounds to infinity, or to NaN where the type has none.
+        fraction: Bits behind the point of a normal number.
+        signed_zero: Whether there is a zero of either sign.
     """
 
     name: str
@@ -31,6 +34,8 @@ class Stored:
     cast: Callable[[Floats], npt.NDArray[np.generic]]
     largest: float
     beyond: float
+    fraction: int
+    signed_zero: bool = True
 
     def encode(self, values: Floats) -> npt.NDArray[np.generic]:
         """Round `values` (of type `work`, any shape) to the stored type.
@@ -43,6 +48,22 @@ class Stored:
             raise OverflowError(peak)
         return self.cast(values)
 
+    def subnormal(self, encoded: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_] | None:
+        """Which elements are subnormal: below the least number of full precision, and not zero. None where none is."""
+        bits = self._bits(encoded)
+        low = (bits << 1) - 2  # without the sign; zeros wrap around to the largest numbers
+        few: npt.NDArray[np.bool_] = low < (1 << self.fraction + 1) - 2
+        return few if few.any() else None
+
+    def flushed(self, encoded: npt.NDArray[np.generic], few: npt.NDArray[np.bool_]) -> npt.NDArray[np.generic]:
+        """The elements with zeros in the place of some, of the same sign where the type has both."""
+        bits = self._bits(encoded)
+        sign = bits & bits.dtype.type(1 << 8 * self.itemsize - 1)
+        return np.where(few, sign if self.signed_zero else sign ^ sign, bits)
+
+    def _bits(self, encoded: npt.NDArray[np.generic]) -> npt.NDArray[np.unsignedinteger[Any]]:
+        return np.ascontiguousarray(encoded).view(f"<u{self.itemsize}")
+
 
 def _ieee(dtype: str) -> Callable[[Floats], npt.NDArray[np.generic]]:
     return lambda values: values.astype(dtype, copy=False)
@@ -54,13 +75,21 @@ def _bfloat16(values: Floats) -> npt.NDArray[np.generic]:
     return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype("<u2")
 
 
+def _eight(dtype: type[np.generic]) -> Callable[[Floats], npt.NDArray[np.generic]]:
+    return lambda values: values.astype(dtype)
+
+
 STORED = {
     t.name: t
     for t in (
-        Stored("float", 4, np.float32, _ieee("<f4"), float.fromhex("0x1.fffffep127"), float("inf")),
-        Stored("double", 8, np.float64, _ieee("<f8"), float.fromhex("0x1.fffffffffffffp1023"), float("inf")),
-        Stored("float16", 2, np.float32, _ieee("<f2"), 65504.0, 65520.0),
-        Stored("bfloat16", 2, np.float32, _bfloat16, float.fromhex("0x1.fep127"), float.fromhex("0x1.ffp127")),
+        Stored("float", 4, np.float32, _ieee("<f4"), float.fromhex("0x1.fffffep127"), float("inf"), 23),
+        Stored("double", 8, np.float64, _ieee("<f8"), float.fromhex("0x1.fffffffffffffp1023"), float("inf"), 52),
+        Stored("float16", 2, np.float32, _ieee("<f2"), 65504.0, 65520.0, 10),
+        Stored("bfloat16", 2, np.float32, _bfloat16, float.fromhex("0x1.fep127"), float.fromhex("0x1.ffp127"), 7),
+        Stored("float8e4m3fn", 1, np.float32, _eight(ml_dtypes.float8_e4m3fn), 448.0, 464.0, 3),
+        Stored("float8e4m3fnuz", 1, np.float32, _eight(ml_dtypes.float8_e4m3fnuz), 240.0, 248.0, 3, False),
+        Stored("float8e5m2", 1, np.float32, _eight(ml_dtypes.float8_e5m2), 57344.0, 61440.0, 2),
+        Stored("float8e5m2fnuz", 1, np.float32, _eight(ml_dtypes.float8_e5m2fnuz), 57344.0, 61440.0, 2, False),
     )
 }
 

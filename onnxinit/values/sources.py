@@ -137,5 +137,5 @@ class Moved:
                     number += 1
                 part.from_canonical(np.stack(blocks), out)
         if one is not None and one.bits < 8:
-            return pack(out.astype(np.float32), self.weight.dtype, one.bits)
+            return pack(out.astype(np.float32), self.weight.dtype, one)
         return np.ascontiguousarray(out if np.little_endian else out.byteswap()).reshape(-1).view(np.uint8)

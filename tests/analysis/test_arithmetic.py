@@ -251,4 +251,4 @@ def test_a_masked_kernel_is_a_weight_and_its_mask_a_constant() -> None:
         b=np.tril(np.ones((6, 8), np.float32)),
     )
     assert roles(model) == {"w": "weight", "b": ""}
-    assert (weights(model)["w"].fan_in, weights(model)["w"].fan_out) == (8, 6)
+    assert (weights(model)["w"].fan_in, weights(model)["w"].fan_out) == (21 / 6, 21 / 8)

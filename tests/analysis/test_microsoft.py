@@ -188,16 +188,20 @@ def test_stacks_of_experts_as_earlier_versions_wrote_them(signal: str) -> None:
     assert kinds(found["up"])[0] == ((3, "block"),)
 
 
-def test_quantised_experts_keep_their_stacks_and_draw_their_biases() -> None:
+def test_quantised_experts_are_stacks_of_matrices() -> None:
     node = "y = com.microsoft.QMoE<k = 1>(x, p, up, s, b, down, t, c)"
     model = build(
         f"(float[n,4] x, float[n,3] p) => (y) {{ {node} }}",
         check=False, up=np.ones((3, 6, 2), np.uint8), s=(3, 6), b=(3, 6),
         down=np.ones((3, 4, 3), np.uint8), t=(3, 4), c=(3, 4),
     )  # fmt: skip
-    assert roles(model) == {"up": "", "s": "", "b": "bias", "down": "", "t": "", "c": "bias"}
-    assert reasons(model)["up"] == "a quantised weight of QMoE, whose values this version does not draw"
-    assert reasons(model)["s"] == "a scale of quantised values"
+    assert roles(model) == {
+        "up": "weight", "s": "quant_scale", "b": "bias", "down": "weight", "t": "quant_scale", "c": "bias"
+    }  # fmt: skip
+    held = weights(model)
+    up, down = held["up"], held["down"]
+    assert (up.blocks, up.fan_in, up.fan_out, up.downstream[0].name) == (3, 4, 6, "relu")
+    assert (down.blocks, down.fan_in, down.fan_out, down.upstream[0].name) == (3, 6, 4, "relu")
 
 
 # ---------------------------------------------------------------- embeddings, norms, recurrence

@@ -106,14 +106,14 @@ def whose(what: str, op: str) -> str:
             {"w": "weight", "s": FITTED, "z": CENTRED},
         ),
         (
-            "y = com.microsoft.MatMulBnb4<K = 32, N = 6>(x, w, s)",
+            "y = com.microsoft.MatMulBnb4<K = 32, N = 6, block_size = 16, quant_type = 1>(x, w, s)",
             {"w": drawn((96,), UINT8), "s": (12,)},
-            {"w": whose("weight", "MatMulBnb4"), "s": SCALE},
+            {"w": "weight", "s": FITTED},
         ),
         (
-            "y = com.microsoft.GatherBlockQuantized<block_size = 16>(w, i, s, z)",
+            "y = com.microsoft.GatherBlockQuantized<block_size = 16, bits = 8>(w, i, s, z)",
             {"w": drawn((50, 32), UINT8), "s": (50, 2), "z": drawn((50, 2), UINT8)},
-            {"w": whose("weight", "GatherBlockQuantized"), "s": SCALE, "z": ZERO},
+            {"w": "embedding", "s": FITTED, "z": CENTRED},
         ),
         (
             "y, m = com.microsoft.QEmbedLayerNormalization(i, i, w, p, q, g, b,, s, s, s, s, s, z, z, z, z, z)",
@@ -188,10 +188,11 @@ def test_a_quantised_table_is_looked_up_before_it_is_turned_to_floats(moved: str
     assert said(model) == {"w": "embedding", "s": SCALE, "z": ZERO}
 
 
-def test_small_floats_that_are_cast_are_quantised_weights() -> None:
+def test_small_floats_that_are_cast_are_weights_as_they_are() -> None:
     model = build("(float[2,4] x) => (y) { k = Cast<to = 1>(w) y = MatMul(x, k) }", check=False)
     model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT8E4M3FN, (4, 3), [0.5] * 12))
-    assert said(model) == {"w": whose("weight", "MatMul")}
+    (weight,) = analysed(model).weights
+    assert (weight.role, weight.dtype, weight.fan_in, weight.quantised) == ("weight", "float8e4m3fn", 4, None)
 
 
 def test_other_integers_are_no_weights() -> None:

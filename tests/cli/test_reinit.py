@@ -96,7 +96,8 @@ def test_a_report_and_the_plan_in_it(onnxinit: Run, lstm: Path, tmp_path: Path) 
     assert onnxinit("reinit", lstm, "-o", out, "--scheme", "he", "--seed", 3, "--report", report, *args).status == 0
     data = json.loads(report.read_text())
     assert list(data) == [
-        "format", "version", "model", "output", "tensors", "parameters", "bytes", "plan", "signal", "written",
+        "format", "version", "model", "output", "tensors", "parameters", "bytes", "plan", "signal", "warnings",
+        "written",
     ]  # fmt: skip
     assert (data["format"], data["model"], data["output"]) == ("onnxinit.report/1", str(lstm), str(out))
     assert (data["tensors"], data["parameters"], data["bytes"]) == (6, 22828, 91312)

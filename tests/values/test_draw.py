@@ -310,12 +310,12 @@ def test_the_largest_value_of_a_type_is_held() -> None:
 
 
 def test_a_type_that_is_not_drawn() -> None:
-    w = conv("w", dtype="float8e4m3fn")
+    w = conv("w", dtype="float6e2m3")
     with pytest.raises(ModelError) as raised:
         one(w, "he")
     assert str(raised.value) == (
-        "the weight 'w' (Conv, float8e4m3fn[8, 4, 3, 3]) is not drawn: keep it with --exclude, or convert it to "
-        "float, double, float16, bfloat16"
+        "the weight 'w' (Conv, float6e2m3[8, 4, 3, 3]) is not drawn: keep it with --exclude, or convert it to "
+        "float, double, float16, bfloat16, float8e4m3fn, float8e4m3fnuz, float8e5m2, float8e5m2fnuz"
     )
 
 

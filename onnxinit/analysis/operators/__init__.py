@@ -9,12 +9,14 @@ from onnxinit.analysis.operators import attention as _attention
 from onnxinit.analysis.operators import experts as _experts
 from onnxinit.analysis.operators import layers as _layers
 from onnxinit.analysis.operators import microsoft as _microsoft
+from onnxinit.analysis.operators import packings as _packings
 from onnxinit.analysis.operators import quantised as _quantised
 from onnxinit.analysis.operators import recurrent as _recurrent
 from onnxinit.analysis.operators import standard as _standard
 from onnxinit.analysis.operators.attention import packed
 from onnxinit.analysis.operators.custom import load_operators
 from onnxinit.analysis.operators.ml import ATTRIBUTES, held_in_attributes, reason_of_attribute
+from onnxinit.analysis.operators.packings import FORMS, Form, UnknownFormError
 from onnxinit.analysis.operators.quantised import FACTORS, PARAMETERS
 from onnxinit.analysis.operators.reasons import DOMAINS, NARROW, WIDE, kept, quantised, reason, turned_by
 from onnxinit.analysis.operators.table import (
@@ -25,6 +27,7 @@ from onnxinit.analysis.operators.table import (
     NHWC,
     OPERATORS,
     SCALE,
+    ZERO_POINT,
     Key,
     Operators,
     Reading,
@@ -37,13 +40,14 @@ from onnxinit.analysis.operators.table import (
 from onnxinit.analysis.operators.weightless import NO_WEIGHTS
 
 # Importing a family enters its rows.
-FAMILIES = (_layers, _recurrent, _standard, _attention, _experts, _microsoft, _quantised)
+FAMILIES = (_layers, _recurrent, _standard, _attention, _experts, _microsoft, _quantised, _packings)
 
 __all__ = [
     "ATTRIBUTES",
     "DOMAINS",
     "FACTORS",
     "FAMILIES",
+    "FORMS",
     "HOLDS",
     "KEEPS",
     "MICROSOFT",
@@ -55,11 +59,14 @@ __all__ = [
     "PARAMETERS",
     "SCALE",
     "WIDE",
+    "ZERO_POINT",
+    "Form",
     "Key",
     "Operators",
     "Reading",
     "Row",
     "Site",
+    "UnknownFormError",
     "held_in_attributes",
     "kept",
     "load_operators",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxinit.analysis.activations import by_name
+from onnxinit.analysis.operators.packings import OWN_FORMAT, PREPACKED, Form, UnknownFormError, form
 from onnxinit.analysis.operators.table import (
     MICROSOFT,
-    PACKED,
     SCALE,
     ZERO_POINT,
     Reading,
@@ -16,7 +16,6 @@ from onnxinit.analysis.operators.table import (
     matrix,
     out_value,
     row,
-    vectors,
 )
 from onnxinit.analysis.trail import Tile
 from onnxinit.analysis.weight import LINEAR, Activation
@@ -42,16 +41,20 @@ def mixture(site: Site) -> Reading | None:
 
     Stacks are (experts, out, in); earlier versions of ONNX Runtime wrote (experts, in, out), which the widths tell.
     """
-    node, shape = site.node, site.shape
     if site.at in (3, 5, 7):
-        return Reading("bias", layer=node.input(site.at - 1))
-    if site.at not in (2, 4, 6) or len(shape) != 3:
+        return Reading("bias", layer=site.node.input(site.at - 1))
+    if site.at not in (2, 4, 6) or len(site.shape) != 3:
         return None
-    tiles = matrix(shape, transposed=not _inputs_first(site))
+    return _stack(site, (site.at - 2) // 2, matrix(site.shape, transposed=not _inputs_first(site)))
+
+
+def _stack(site: Site, place: int, tiles: list[list[Tile]]) -> Reading:
+    """The first, second or third stack of matrices."""
+    node = site.node
     signal, function = node.input(0), _function(node.string_attribute("activation_type", "relu"))
-    if site.at == 4:
+    if place == 1:
         return Reading("weight", tiles, source=None, before=function, output=out_value(node))
-    if site.at == 6:
+    if place == 2:
         return Reading("weight", tiles, source=signal, after=LINEAR)
     halved = _halves(tiles, node.int_attribute("swiglu_fusion", 0))
     if halved:
@@ -124,12 +127,49 @@ def gated_add(site: Site) -> Reading | None:
     return Reading("weight", matrix(site.shape), source=site.node.input(2), after=by_name("Sigmoid"))
 
 
-_STACKS = dict.fromkeys((2, 5, 8), PACKED)
 _SCALES = {**dict.fromkeys((3, 6, 9, 15, 16, 17, 18, 19, 20), SCALE), **dict.fromkeys((11, 12, 13), ZERO_POINT)}
-vectors(
+_PLACES = {2: 0, 5: 1, 8: 2}
+
+
+@row(
     "QMoE",
     domain=MICROSOFT,
-    holds={4: "bias (experts, n)", 7: "bias (experts, D)", 10: "bias (experts, n)"},
-    keeps={**_STACKS, **_SCALES},
+    holds={
+        2: "weight (experts, n, D), packed, of gate and trunk where both are one",
+        4: "bias (experts, n)",
+        5: "weight (experts, D, n), packed",
+        7: "bias (experts, D)",
+        8: "weight (experts, n, D), packed, of the trunk",
+        10: "bias (experts, n)",
+    },
+    keeps=_SCALES,
 )
-keep("MoEPacked", domain=MICROSOFT, inputs=dict.fromkeys((2, 3, 4), PACKED))
+def quantised_mixture(site: Site) -> Reading | None:
+    """QMoE: as MoE, its stacks (experts, out, in)."""
+    if site.at in (4, 7, 10):
+        return Reading("bias", layer=site.node.input(site.at - 2))
+    if site.at not in _PLACES or len(site.shape) != 3:
+        return None
+    return _stack(site, _PLACES[site.at], matrix(site.shape, transposed=True))
+
+
+@form("QMoE", *_PLACES)
+def _packed_stack(site: Site, dtype: int) -> Form:
+    """Rows of codes along the inputs, a scale for each or for blocks of them; of 8-bit floats for square blocks."""
+    node, kind = site.node, site.node.string_attribute("quant_type", "int")
+    block = node.int_attribute("block_size", 0)
+    if kind not in ("int", "fp8") or (kind == "fp8" and block <= 0):
+        raise UnknownFormError(f"its scales are those of {kind}, of which there are two for a value")
+    if node.int_attribute("weights_prepacked", -1) == 1:
+        raise UnknownFormError(PREPACKED)
+    if len(site.shape) != 3:
+        raise UnknownFormError
+    if kind == "fp8":
+        return Form(site.shape, 8, (1, block, block))
+    bits = node.int_attribute("expert_weight_bits", 4)
+    bits = node.int_attribute(f"fc{_PLACES[site.at] + 1}_expert_weight_bits", bits)
+    shape = (*site.shape[:2], site.shape[2] * 8 // bits)
+    return Form(shape, bits, (1, 1, block if block > 0 else shape[2]))
+
+
+keep("MoEPacked", domain=MICROSOFT, inputs=dict.fromkeys((2, 3, 4), OWN_FORMAT))

@@ -13,7 +13,6 @@ from onnxinit.analysis.operators.standard import look_up
 from onnxinit.analysis.operators.table import (
     MICROSOFT,
     NHWC,
-    PACKED,
     SCALE,
     ZERO_POINT,
     Key,
@@ -47,6 +46,13 @@ PARAMETERS: Mapping[Key, Mapping[int, tuple[int, int]]] = {
     (MICROSOFT, "QAttention"): {1: (4, 7)},
     (MICROSOFT, "QEmbedLayerNormalization"): {i: (i + 6, i + 11) for i in range(2, 7)},
     (MICROSOFT, "MatMulNBits"): {1: (2, 3)},
+    (MICROSOFT, "MatMulNBitsMlp"): {3: (4, -1), 6: (7, -1)},
+    (MICROSOFT, "MatMulNBitsQkv"): {3: (4, -1), 6: (7, -1), 9: (10, -1)},
+    (MICROSOFT, "MatMulNBitsQLoRA"): {1: (2, -1), 3: (4, -1), 5: (6, -1)},
+    (MICROSOFT, "MatMulBnb4"): {1: (2, -1)},
+    (MICROSOFT, "MatMulBlockQuantizedFp8Weight"): {1: (2, -1)},
+    (MICROSOFT, "GatherBlockQuantized"): {0: (2, 3)},
+    (MICROSOFT, "QMoE"): {2: (3, 11), 5: (6, 12), 8: (9, 13)},
 }
 # By operator, for its int32 bias: the inputs of the two scales whose product is the bias's.
 FACTORS: Mapping[Key, Mapping[int, tuple[int, int]]] = {
@@ -140,59 +146,10 @@ def qordered_matmul(site: Site) -> Reading | None:
     return dense(site, 1, False, out_value(site.node), site.node.input(0)) if site.at == 2 else None
 
 
-# ---------------------------------------------------------------- weights in packed forms
-
-
-@row(
-    "MatMulNBits",
-    domain=MICROSOFT,
-    holds={1: "weight (N, K/block, block), packed", 5: "bias (N)"},
-    keeps=_scales(2, zeros=(3,)),
-)
-def matmul_nbits(site: Site) -> Reading | None:
-    """MatMulNBits: as MatMul by the transpose of (N, K), the last block filled up."""
-    node = site.node
-    if site.at == 5:
-        return vector("bias", site, layer=1)
-    if site.at != 1 or len(site.shape) != 3 or 0 in site.shape:
-        return None
-    n, blocks, size = site.shape
-    stored = blocks * size  # fewer than K where several values share an element, more where the last block is filled up
-    return Reading(
-        "weight",
-        [[(n, "out")], [(blocks, "in")], [(size, "in")]],
-        taps=stored / (node.int_attribute("K", 0) or stored),
-        output=out_value(node),
-        source=node.input(0),
-        fuses=-1,
-        out_axis=0,
-    )
-
-
-for _op, _weights, _held, _kept in (
-    ("MatMulBnb4", (1,), {}, _scales(2)),
-    ("MatMulFpQ4", (1,), {}, {}),
-    ("MatMulPacked", (1,), {}, _scales(2)),
-    ("MatMulBlockQuantizedFp4Weight", (1,), {5: "bias (N)"}, _scales(2, 3, 4)),
-    ("MatMulBlockQuantizedFp8Weight", (1,), {4: "bias (N)"}, _scales(2, 3)),
-    ("MatMulNBitsQLoRA", (1, 3, 5), {}, _scales(2, 4, 6)),
-    ("MatMulNBitsMlp", (3, 6), {2: "norm_scale (K)", 5: "bias (N)", 8: "bias (N)"}, _scales(4, 7)),
-    (
-        "MatMulNBitsQkv",
-        (3, 6, 9),
-        {2: "norm_scale (K)", 5: "bias (Q)", 8: "bias (K)", 11: "bias (V)"},
-        _scales(4, 7, 10),
-    ),
-    ("GatherBlockQuantized", (0,), {}, _scales(2, zeros=(3,))),
-    ("GatherPacked", (0,), {}, {}),
-):
-    keep(_op, domain=MICROSOFT, inputs={**dict.fromkeys(_weights, PACKED), **_kept})
-    if _held:
-        vectors(_op, domain=MICROSOFT, holds=_held)
-
 # ---------------------------------------------------------------- attention, embeddings and norms
 
-_ORDERED = dict.fromkeys((5, 6, 7), PACKED)
+_LAID_OUT = "a quantised weight of {op}, laid out for a library of matrix products"
+_ORDERED = dict.fromkeys((5, 6, 7), _LAID_OUT)
 vectors(
     "QOrderedAttention",
     domain=MICROSOFT,
@@ -203,7 +160,7 @@ vectors(
     "QOrderedLongformerAttention",
     domain=MICROSOFT,
     holds={4: "bias (Q + K + V)", 10: "bias (Q + K + V) of the global tokens"},
-    keeps={2: PACKED, 8: PACKED, **_scales(1, 3, 5, 6, 9, 11, 13)},
+    keeps={2: _LAID_OUT, 8: _LAID_OUT, **_scales(1, 3, 5, 6, 9, 11, 13)},
 )
 vectors(
     "QOrderedLayerNormalization",

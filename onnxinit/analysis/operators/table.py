@@ -20,7 +20,6 @@ ROTARY = "a rotary table"
 STATE = "a first state of {op}"
 SCALE = "a scale of quantised values"
 ZERO_POINT = "a zero point of quantised values"
-PACKED = "a quantised weight of {op}, whose values this version does not draw"
 
 
 @dataclass(frozen=True, slots=True)

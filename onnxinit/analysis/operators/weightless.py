@@ -95,10 +95,10 @@ _CLASSES: Mapping[tuple[str, str], str] = {
         "WhisperBeamSearch"
     ),
     (MICROSOFT, _QUANTISES): (
-        "DequantizeBFP DequantizeLinear DequantizeWithOrder GatherBlockQuantized GatherPacked MatMulBnb4 MatMulFpQ4 "
-        "MatMulNBitsQLoRA MatMulPacked MoEPacked MulInteger QLinearAdd QLinearAveragePool QLinearConcat "
-        "QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid QLinearSoftmax "
-        "QLinearWhere QOrderedGelu QuantizeBFP QuantizeLinear QuantizeWithOrder"
+        "DequantizeBFP DequantizeLinear DequantizeWithOrder GatherPacked MatMulFpQ4 MatMulPacked MoEPacked MulInteger "
+        "QLinearAdd QLinearAveragePool QLinearConcat QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul "
+        "QLinearReduceMean QLinearSigmoid QLinearSoftmax QLinearWhere QOrderedGelu QuantizeBFP QuantizeLinear "
+        "QuantizeWithOrder"
     ),
     (MICROSOFT, _OPAQUE): "EPContext Snpe",
     ("com.microsoft.nchwc", _POOLS): "AveragePool GlobalAveragePool GlobalMaxPool MaxPool Upsample",

@@ -12,8 +12,10 @@ from onnxinit.analysis.operators.table import SCALE, ZERO_POINT
 from onnxinit.analysis.view import Node, Value
 from onnxinit.errors import SchemeError
 from onnxinit.plan import (
+    REFIT,
     SIGNAL_ROLES,
     Entry,
+    Gain,
     Plan,
     Vector,
     asked_moments,
@@ -225,9 +227,40 @@ class _Work:
         def fed(value: Value) -> tuple[float, float]:
             return inputs.get(value.name, (mean, var))
 
-        sweep = Sweep(graph, self._leaf, self._blocks, self._layers, fed, recalibrated=self._recalibrated)
+        sweep = Sweep(
+            graph,
+            self._leaf,
+            self._blocks,
+            self._layers,
+            fed,
+            recalibrated=self._recalibrated,
+            composed=self._composed(),
+        )
         sweep.run()
         return sweep
+
+    def _composed(self) -> Mapping[str, tuple[Moments, bool]]:
+        """The weights whose effective weight has moments that the rules do not see; whether its gain matters."""
+        following = {
+            ident
+            for w in self._analysis.weights
+            for ident in w.follows
+            if (e := self._entries.get(w.id)) is not None and e.scheme.name == REFIT
+        }
+        found: dict[str, tuple[Moments, bool]] = {}
+        for weight in self._analysis.weights:
+            entry, factor = self._bases.get(weight.id, self._entries.get(weight.id)), weight.factor
+            if weight.id in following and weight.effective is not None:
+                found[weight.id] = normal(0.0, weight.effective**2), False
+            elif weight.id in following and weight.whole and (known := self._leaf(weight.id)) is not None:
+                found[weight.id] = known, True
+            elif entry is not None and entry.measured is None and factor is not None and factor.axis is not None:
+                gains = entry.gain.values if isinstance(entry.gain, Vector) else (entry.gain,) * len(factor.values)
+                products = tuple(g * f for g, f in zip(gains, factor.values, strict=False))
+                asked = asked_moments(weight, entry.scheme, Vector(factor.axis, products))
+                if asked is not None:
+                    found[weight.id] = normal(asked[0], weight.live * asked[1] ** 2), True
+        return found
 
     def _leaf(self, ident: str) -> Moments | None:
         """What a stored tensor will be; None for one that stays as it is stored."""
@@ -235,7 +268,7 @@ class _Work:
         if weight is None:
             return constant(1.0) if ident in self._scales else None
         entry = self._entries.get(ident)
-        if weight.role in PARAMETER_ROLES:
+        if weight.role in PARAMETER_ROLES or (entry is not None and entry.scheme.name == REFIT):
             return constant(1.0)
         if entry is None:
             return normal(0.0, 1.0 / max(1.0, weight.fan_in or 1.0)) if weight.quantised is not None else None
@@ -248,7 +281,7 @@ class _Work:
         if asked is None:
             return normal(0.0, 1.0 / max(1.0, weight.fan_in or 1.0))
         mean, var = asked[0], asked[1] ** 2
-        if weight.pattern:  # all that it does not name is zero
+        if weight.pattern is not None:  # all that it does not name is zero
             mean, var = weight.live * mean, weight.live * (var + (1 - weight.live) * mean**2)
         return normal(mean, var)
 
@@ -262,9 +295,9 @@ class _Work:
     def settled(self, entry: Entry) -> Entry:
         """An analytic entry with its gain."""
         layer, base = self._layers[entry.id], self._bases[entry.id]
-        if not layer.outputs or layer.note or isinstance(base.gain, Vector):
+        if not layer.outputs or layer.note:
             return replace(base, why=f"{entry.why}; {layer.note or 'no rule reaches its layer'}")
-        gain = float(f"{base.gain * layer.gain:.{_DIGITS}g}")
+        gain = _rounded(base.gain, layer.gain)
         std = asked_std(sampled(entry, self._analysis), base.scheme, gain)
         return replace(base, gain=gain, std=std, why=entry.why)
 
@@ -294,6 +327,13 @@ class _Work:
         found.sort(key=lambda pair: pair[0])
         loops = any(n.op in ("@Carry", "@Step") for n in sweep.graph.view.nodes)
         return Predictions(tuple(p for _, p in found), tuple(missing), tuple(sorted(sweep.without_rule.items())), loops)
+
+
+def _rounded(gain: Gain, factor: float) -> Gain:
+    """A gain times a factor."""
+    if isinstance(gain, Vector):
+        return Vector(gain.axis, tuple(float(f"{x * factor:.{_DIGITS}g}") for x in gain.values))
+    return float(f"{gain * factor:.{_DIGITS}g}")
 
 
 def _output(node: Node) -> str:

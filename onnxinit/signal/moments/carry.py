@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,8 @@ class Sweep:
         layers: By id the weights whose outputs are asked for; two ids of the same bytes have one layer.
         inputs: Mean and variance of an input.
         recalibrated: Whether batch norms normalise, since their statistics will be set from data.
+        composed: By id the weights whose effective weight, which the graph makes of them, has known moments, at gain 1,
+            and whether it is proportional to the gain.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Sweep:
         inputs: Callable[[Value], tuple[float, float]],
         *,
         recalibrated: bool = False,
+        composed: Mapping[str, tuple[Moments, bool]] = MappingProxyType({}),
     ):
         self.graph = graph
         self.recalibrated = recalibrated
@@ -91,6 +95,12 @@ class Sweep:
         for ident, sites in graph.sites.items():
             for site in sites if ident in layers else ():
                 self._at.setdefault((id(site.node), site.at), []).append(ident)
+        self._effective = {
+            id(operand): (ident, *known)
+            for ident, known in composed.items()
+            for site in graph.sites.get(ident, ())
+            if (operand := site.node.input(site.at)) is not None and site.trail.derived and operand.static
+        }
         self._derived = {(id(s.node), s.at) for ident in layers for s in graph.sites.get(ident, ()) if s.trail.derived}
 
     def run(self) -> None:
@@ -272,6 +282,12 @@ class Sweep:
         read = self.graph.read(value.tensor)
         return array_moments(read) if read is not None else None
 
+    def _as_composed(self, value: Value, ident: str, known: Moments, moves: bool) -> Known:
+        """A kernel whose moments are known, whatever nodes make it."""
+        layer = self.layers.get(ident)
+        own = scaled(known, layer.gain) if layer is not None and moves else known
+        return normal(own.mean, own.var, (0.0,) * len(value.shape or ()))
+
     def _fed(self, value: Value) -> Known:
         """An input: what is given for floats, ones for others (masks; an index is not looked at)."""
         rank = len(value.shape or ())
@@ -308,6 +324,8 @@ class Sweep:
             if value is not None:
                 counted = (value.elements is not None or m is None) and not drawn
                 self._known[id(value)] = (self._small(value) if counted else None) or _fitted(m, value)
+                if id(value) in self._effective:
+                    self._known[id(value)] = self._as_composed(value, *self._effective[id(value)])
                 if static and drawn:
                     self._drawn.add(id(value))
         for value in node.outputs[len(results) :]:

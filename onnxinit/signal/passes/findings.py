@@ -52,6 +52,7 @@ class Signal:
         norms: Ids of running statistics that were measured.
         notes: What a reader should know of the data and the run.
         seconds: How long the pass took, drawing included.
+        ranges: Ids of scales of quantised activations that were measured.
     """
 
     source: str
@@ -60,6 +61,7 @@ class Signal:
     norms: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    ranges: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[Finding, ...]:

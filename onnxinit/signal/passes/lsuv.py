@@ -206,6 +206,7 @@ class _Sweep:
         engine.compute([layer.output, layer.bias], {layer.step: layer.bare} if layer.bare is not None else None)
         each = self._flag(layer, "per_channel") and layer.channels is not None and not entry.turned
         axis = _gain_axis(layer.weight) if each else None
+        axis = axis if axis is None or _goes_with(entry.gain, axis, layer.weight.shape[axis]) else None
         output = Output(layer, engine, axis is not None, for_norm=self.walk.feeds_norm(layer))
         target = self._target(layer.weight.id)
         scale, note = output.scale_for(target), ""
@@ -220,7 +221,7 @@ class _Sweep:
         if isinstance(shift, str):
             note, shift = shift, None
         self._scale(layer, entry, _factor(scale, axis))
-        if status == "set" and not layer.joined and layer.weight.quantised is None:
+        if status == "set" and not layer.joined and layer.weight.quantised is None and not layer.weight.whole:
             self.linear.append(layer.weight.id)
         output.apply(scale, shift)
         self.walk.know(layer, output.channels(scale, shift))
@@ -259,7 +260,7 @@ class _Sweep:
         made = {n for step in remade for n in step.outputs}
         engine.compute([n for step in remade for n in step.inputs if n and n not in made])
         tol, most = self._number(layer.weight.id, "tol"), int(self._number(layer.weight.id, "max_iter"))
-        first, stds = float(entry.gain) if isinstance(entry.gain, float) else 1.0, list[float]()
+        total, stds = 1.0, list[float]()
         while True:
             engine.again(remade, [layer.output])
             stds.append(Output(layer, engine, False).std)
@@ -267,11 +268,12 @@ class _Sweep:
             if near or len(stds) == most or not 0 < stds[-1] < math.inf or _stuck(stds):
                 break
             entry = self._scale(layer, entry, target / stds[-1])
+            total *= target / stds[-1]
         engine.finish([step for step in remade if step.place >= layer.step.place], [])
         note = ""
         if not near and _stuck(stds):
             note = "scaling its weight does not change its output: the graph normalises it"
-            self._scale(layer, entry, first / entry.gain if isinstance(entry.gain, float) else 1.0)
+            self._scale(layer, entry, 1 / total)
         dead = not near and stds[-1] == 0
         status: Status = "set" if near else "dead" if dead else "not converged"
         self._found(layer, status, stds[0], stds[-1], None, len(stds), note)
@@ -288,6 +290,7 @@ class _Sweep:
         target = self._target(weight.id)
         whole = math.sqrt(float((stds**2).mean()))
         axis = 1 if len(layer.chain) == 1 and layer.step.op in ("LSTM", "GRU", "RNN") else None
+        axis = axis if _goes_with(entry.gain, 1, weight.shape[1] * len(matrix)) else None
         note = "" if axis is not None or gates == 1 else "its gates are scaled together"
         live = (stds > 0) & np.isfinite(stds)
         if not live.all():
@@ -347,6 +350,11 @@ def _gain_axis(weight: Weight) -> int | None:
     kinds = [{k for n, k in zip(ns, ks, strict=True) if n > 1} for ns, ks in zip(part.factors, part.kinds, strict=True)]
     axes = [i for i, k in enumerate(kinds) if k & {"out", "block"}]
     return axes[0] if len(axes) == 1 and kinds[axes[0]] <= {"out", "block"} else None
+
+
+def _goes_with(gain: Gain, axis: int, count: int) -> bool:
+    """Whether a gain has a product with a vector of so many numbers along an axis."""
+    return not isinstance(gain, Vector) or (gain.axis == axis and len(gain.values) == count)
 
 
 def _units(weight: Weight) -> int:

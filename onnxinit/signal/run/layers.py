@@ -1,12 +1,13 @@
 """The layers of a program whose weights a pass scales: where each is used, and its output before the activation.
 
 A layer is a step that is linear in an operand which follows from a weight. From the weight to that operand lead steps
-among stored tensors (transposes, casts, quantise pairs; or the standardisation of a kernel, which is not linear).
+among stored tensors (transposes, casts, quantise pairs; or the standardisation of a kernel, which is not linear unless
+what follows from the weight gives it its size back).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +41,7 @@ LINEAR: Mapping[tuple[str, str], Mapping[int, int | None]] = {
     (MICROSOFT, "FusedMatMul"): _PRODUCT,
     (MICROSOFT, "TransposeMatMul"): _PRODUCT,
     (MICROSOFT, "MatMulNBits"): {1: -1, 2: -1},
+    (MICROSOFT, "MatMulBnb4"): {1: -1, 2: -1},
     ("", "ReduceSum"): {0: None},  # of a product with a signal
     ("", "ReduceMean"): {0: None},
 }
@@ -122,8 +124,18 @@ class Layers:
     missed: dict[str, str]
 
 
-def find_layers(program: Program, analysis: Analysis, weights: Iterable[Weight]) -> Layers:
-    """Follow weights to their layers."""
+def find_layers(
+    program: Program, analysis: Analysis, weights: Iterable[Weight], keeps_size: Callable[[Weight], bool]
+) -> Layers:
+    """Follow weights to their layers.
+
+    Args:
+        program: The steps.
+        analysis: What the tensors are.
+        weights: Those that are followed.
+        keeps_size: Whether a weight that the graph normalises has its size all the same, so that its layer is linear in
+            it.
+    """
     names: dict[str, list[str]] = {}
     for name, path in (*program.stored.items(), *program.reals.items()):
         names.setdefault(path, []).append(name)
@@ -132,7 +144,7 @@ def find_layers(program: Program, analysis: Analysis, weights: Iterable[Weight])
     found: list[Layer] = []
     missed: dict[str, str] = {}
     for weight in weights:
-        layers, reasons = tracer.layers(weight, names.get(weight.path, ()))
+        layers, reasons = tracer.layers(weight, names.get(weight.path, ()), whole=keeps_size(weight))
         found += layers
         if not layers:
             body = inner.get(weight.path)
@@ -163,7 +175,7 @@ class _Tracer:
         self._factors = self._find_factors({w.path for w in analysis.weights})
         self._roles = {w.path: w.role for w in analysis.weights}
 
-    def layers(self, weight: Weight, names: Iterable[str]) -> tuple[list[Layer], list[str]]:
+    def layers(self, weight: Weight, names: Iterable[str], *, whole: bool) -> tuple[list[Layer], list[str]]:
         """The uses of a weight, and what it meets that is none."""
         found: dict[tuple[Step, int], Layer] = {}
         reasons: list[str] = []
@@ -183,7 +195,7 @@ class _Tracer:
                         found[step, at] = layer
                     elif said == "linear" or said == "other":
                         further = (*chain, step)
-                        todo += [(out, exact and said == "linear", further) for out in step.outputs if out]
+                        todo += [(out, exact and (whole or said == "linear"), further) for out in step.outputs if out]
                     elif said:
                         reasons.append(said)
         return list(found.values()), reasons

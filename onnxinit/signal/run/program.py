@@ -141,6 +141,10 @@ class Program:
         inputs = tuple(i.name for i in graph.input if i.name not in known)
         return cls(steps, inputs, tuple(o.name for o in graph.output), body.stored, body.fixed, body.reals, shell)
 
+    def exchange(self, instead: Mapping[Step, Step]) -> None:
+        """Put steps with the same results in the place of others."""
+        self._arrange([instead.get(step, step) for step in self.steps])
+
     def take(self, step: Step, branch: GraphProto) -> list[Step]:
         """Put the steps of a branch in the place of its If, and give them.
 

@@ -9,12 +9,12 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from onnxinit.analysis import Analysis, Weight, dense, pattern_of
-from onnxinit.model import Fresh, ModelFile, StoredTensor
+from onnxinit.model import Fresh, ModelFile
 from onnxinit.plan import REFIT, Donors, Entry, Gain, Measured, Plan, Vector
-from onnxinit.values import fresh, real_values
+from onnxinit.values import decoded, drawn, fresh, real_values
 
 Array = npt.NDArray[np.generic]
 
@@ -42,10 +42,15 @@ class Supply:
         self._shared: dict[str, list[str]] = {}
         for e in plan.entries:
             self._shared.setdefault(e.draws_as, []).append(e.id)
-        self._by_path = {w.path: w for w in analysis.weights}
+        planned = (w for w in analysis.aside if w.id in self._entries)
+        self._by_path = {w.path: w for w in (*analysis.weights, *planned)}
         values = analysis.graph.view.values if analysis.graph is not None else ()
         self._sparse = {v.tensor: tuple(n or 0 for n in v.shape or ()) for v in values if v.where == "sparse"}
-        self._quantised: Mapping[str, Fresh] | None = None  # the values of all weights, made for the quantised ones
+        self._followers: dict[str, list[str]] = {}
+        for w in analysis.weights:
+            for ident in w.follows:
+                self._followers.setdefault(ident, []).append(w.id)
+        self._together: Mapping[str, Fresh] | None = None  # the values of all weights, for those that follow others
 
     @property
     def plan(self) -> Plan:
@@ -67,8 +72,13 @@ class Supply:
             same = replace(entry, id=old.id, role=old.role, shape=old.shape, draws_as=old.draws_as, turned=old.turned)
             self._entries[old.id] = same
         weight = self.analysis.by_id[entry.id]
-        if weight.quantised is not None:
-            self._quantised = None
+        if weight.quantised is not None or weight.id in self._followers:
+            self._together = None
+
+    def keeps_size(self, weight: Weight) -> bool:
+        """Whether a weight that the graph normalises has its size all the same, since what follows it sees to that."""
+        lines = [self._entries.get(ident) for ident in self._followers.get(weight.id, ())]
+        return weight.whole and all(e is not None and e.scheme.name == REFIT for e in lines)
 
     def array(self, path: str, run: tuple[int, int] | None = None) -> Array:
         """The values of a tensor as they are stored, or a run of them, flat; float16 and bfloat16 as float32.
@@ -85,7 +95,7 @@ class Supply:
         elif entry.scheme.name == "zeros" and self._by_path[path].quantised is None:  # most biases, many of them small
             values = np.zeros(stored.dims, helper.tensor_dtype_to_np_dtype(stored.data_type))
         else:
-            values = _decoded(_drawn(self._values(entry, path)), stored)
+            values = decoded(drawn(self._values(entry, path)), stored.data_type, stored.dims)
         if path in self._sparse:
             values = dense(values, self.file.array(pattern_of(path)), self._sparse[path], self.file.label(path))
         values = values if run is None else values.reshape(-1)[run[0] : sum(run)]
@@ -97,13 +107,13 @@ class Supply:
         return real_values(weight, self.array)
 
     def _values(self, entry: Entry, path: str) -> Fresh:
-        """What draws a tensor; of quantised ones the scales follow from the values of all that they are for."""
+        """What draws a tensor; some follow from others, as scales from the values of all that they are for."""
         if self._by_path[path].quantised is None and entry.scheme.name != REFIT:
             alone = replace(self._plan, entries=(entry,))
             return fresh(alone, self.analysis, self.file.array, self.donors)[path]
-        if self._quantised is None:
-            self._quantised = fresh(self.plan, self.analysis, self.file.array, self.donors)
-        return self._quantised[path]
+        if self._together is None:
+            self._together = fresh(self.plan, self.analysis, self.file.array, self.donors)
+        return self._together[path]
 
 
 class Drawn(Supply):
@@ -121,23 +131,6 @@ class Drawn(Supply):
         if path not in self._arrays:
             self._arrays[path] = super().array(path)
         return self._arrays[path] if run is None else self._arrays[path].reshape(-1)[run[0] : sum(run)]
-
-
-def _drawn(values: Fresh) -> npt.NDArray[np.uint8]:
-    """All bytes of a tensor's fresh values."""
-    out = np.empty(values.nbytes, np.uint8)
-    for chunk in values.chunks():
-        out[chunk.offset : chunk.offset + chunk.nbytes] = np.frombuffer(chunk.draw(), np.uint8)
-    return out
-
-
-def _decoded(raw: npt.NDArray[np.uint8], stored: StoredTensor) -> Array:
-    """The numbers of a tensor's bytes."""
-    dtype = helper.tensor_dtype_to_np_dtype(stored.data_type)
-    if math.prod(stored.dims) * dtype.itemsize == raw.size:
-        return raw.view(dtype).reshape(stored.dims)
-    packed = TensorProto(data_type=stored.data_type, dims=stored.dims, raw_data=raw.tobytes())
-    return numpy_helper.to_array(packed)
 
 
 def times(gain: Gain, factor: float | Vector) -> Gain:

@@ -171,6 +171,44 @@ def _qgemm(node: NodeProto, real: Real) -> list[NodeProto]:
     return [*made, helper.make_node("QuantizeLinear", [linear, sy, zy], [out])] if sy else made
 
 
+def _between(
+    node: NodeProto, sources: Sequence[Sequence[str]], result: Sequence[str], op: NodeProto
+) -> list[NodeProto]:
+    """An operator on the real values of codes, (codes, scale, zero point) each, whose result becomes codes again."""
+    out = node.output[0]
+    made = [helper.make_node("DequantizeLinear", list(filter(None, s)), [f"{out}/x{i}"]) for i, s in enumerate(sources)]
+    op.input[:] = [f"{out}/x{i}" for i in range(len(sources))]
+    op.output[:] = [f"{out}/real"]
+    return [*made, op, helper.make_node("QuantizeLinear", [f"{out}/real", *filter(None, result)], [out])]
+
+
+@_row("QLinearAdd", "QLinearMul")
+def _qlinear_binary(node: NodeProto, real: Real) -> list[NodeProto]:
+    """QLinearAdd and QLinearMul (a, sa, za, b, sb, zb, sy, zy)."""
+    read = [_input(node, i) for i in range(8)]
+    op = _plain(node, node.op_type.removeprefix("QLinear"), [], "")
+    return _between(node, [read[:3], read[3:6]], read[6:], op)
+
+
+_NAMES = {"QLinearLeakyRelu": "LeakyRelu", "QLinearSigmoid": "Sigmoid", "QLinearGlobalAveragePool": "GlobalAveragePool"}
+
+
+@_row(*_NAMES)
+def _qlinear_unary(node: NodeProto, real: Real) -> list[NodeProto]:
+    """A function or pool of codes (x, sx, zx, sy, zy) with the channels first."""
+    if any(a.name == "channels_last" and a.i for a in node.attribute):
+        return []
+    read = [_input(node, i) for i in range(5)]
+    return _between(node, [read[:3]], read[3:], _plain(node, _NAMES[node.op_type], [], "", ("channels_last",)))
+
+
+@_row("QLinearConcat")
+def _qlinear_concat(node: NodeProto, real: Real) -> list[NodeProto]:
+    """QLinearConcat (sy, zy, then codes, scale and zero point of each)."""
+    sources = [node.input[i : i + 3] for i in range(2, len(node.input), 3)]
+    return _between(node, sources, node.input[:2], _plain(node, "Concat", [], ""))
+
+
 @_row("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 def _to_float(node: NodeProto, real: Real) -> list[NodeProto]:
     """MatMulIntegerToFloat (a, b, sa, sb, za, zb, bias) and DynamicQuantizeMatMul (x, b, sb, zb, bias)."""

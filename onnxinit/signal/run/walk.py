@@ -17,6 +17,7 @@ from onnxinit.schemes import Spec
 from onnxinit.signal.run.engine import Engine, Feed, StepError
 from onnxinit.signal.run.layers import Layer, find_layers
 from onnxinit.signal.run.program import Program, Step, free_names, path_of, tensors_in
+from onnxinit.signal.run.ranges import find_ranges, loosen
 from onnxinit.signal.run.running import PLAIN, Running
 from onnxinit.signal.run.sessions import Sessions
 from onnxinit.signal.run.statistics import Moments, channel_moments
@@ -57,6 +58,8 @@ class Walk:
     ):
         quantised = [w.path for w in supply.analysis.weights if w.quantised is not None]
         self.program = Program.of(supply.file, quantised)
+        if running.loose:
+            loosen(self.program, find_ranges(self.program, supply.analysis, supply.file).found)
         self.supply = supply
         self.engine = Engine(
             self.program,
@@ -92,7 +95,7 @@ class Walk:
 
     def _round(self, visit: Callable[[Layer], None]) -> bool:
         """Walk to the next If or to the end; whether there is more."""
-        found = find_layers(self.program, self.supply.analysis, self._weights)
+        found = find_layers(self.program, self.supply.analysis, self._weights, self.supply.keeps_size)
         self.missed = {**found.missed, **self._untaken}
         stops: list[tuple[Step, Layer | None]] = [(layer.step, layer) for layer in found.found]
         stops += [(step, None) for step in self.program.steps if self._is_norm(step)]

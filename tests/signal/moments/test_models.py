@@ -108,7 +108,8 @@ def test_every_operator_with_a_layer_has_a_rule() -> None:
                 "PackedSparseAttentionIndexer",
                 "SparsePagedAttention",
             ),
-            *("MatMulNBitsMlp", "MatMulNBitsQkv", "QOrderedLayerNormalization"),
+            *("MatMulNBitsMlp", "MatMulNBitsQkv", "MatMulNBitsQLoRA", "QOrderedLayerNormalization", "QMoE"),
+            "MatMulBlockQuantizedFp8Weight",
         )
     }
 

@@ -350,13 +350,13 @@ def matmul_integer(sweep: Sweep, node: Node) -> Known:
     return coded(sweep, node, made, 6) if node.op == "QLinearMatMul" else made
 
 
-@rule("MatMulNBits", domain=MICROSOFT)
+@rule("MatMulNBits", "MatMulBnb4", domain=MICROSOFT)
 def matmul_nbits(sweep: Sweep, node: Node) -> Known:
     """As MatMul by the transpose of the weight that is packed."""
     x = sweep.input(node)
     if x is None:
         return None
-    count = float(node.int_attribute("K", 1))
+    count = float(node.int_attribute("K" if node.int_attribute("transB", 1) else "N", 1))
     rho: Axes = [*((r, None) for r in x.rho[:-1]), (None, 0.0)]
     return finished(sweep, node, sweep.layer(node, 1, lambda w: contract(x, w, count, (x.along(-1), 0.0), rho)), 5)
 

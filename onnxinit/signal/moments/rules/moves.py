@@ -97,9 +97,9 @@ def split(sweep: Sweep, node: Node) -> list[Known]:
 
 
 @rule("Gather")
-@rule("TorchEmbedding", domain=MICROSOFT)
 @rule("ATen")
 @rule("ATen", domain="org.pytorch.aten")
+@rule("TorchEmbedding", "GatherBlockQuantized", domain=MICROSOFT)
 def gather(sweep: Sweep, node: Node) -> Known:
     """A look-up: two indices of V meet in one row with probability 1/V; a fixed index is a cut."""
     m, table = sweep.input(node), node.input(0)
@@ -110,7 +110,7 @@ def gather(sweep: Sweep, node: Node) -> Known:
     rank = len(sweep.dims(index)) if index is not None and index.shape is not None else 0
     if not dims:
         return piece(m)
-    axis = node.int_attribute("axis", 0) % len(dims)
+    axis = node.int_attribute("axis", node.int_attribute("gather_axis", 0)) % len(dims)
     known = index is not None and (index.static or index.elements is not None)
     meets = m.along(axis) if known else max(m.along(axis), 1.0 / max(1, dims[axis]))
 
