@@ -126,7 +126,7 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
         return Constant("a factor of positions or masks")
     residual = len(nontrivial(site.shape)) == 1 and flow.joins_residual(out)
     stored = node.input(site.at)
-    if residual and stored is not None and stored.where != "constant":
+    if residual and stored is not None and stored.where not in ("constant", "attribute"):
         return Reading("layer_scale", output=out)
     if is_computed(values) or few_values(values, 1):
         return Constant("one repeated value, a mask or another computed table that a signal is multiplied by")

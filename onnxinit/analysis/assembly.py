@@ -11,7 +11,7 @@ from onnx import TensorProto
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.composed import FOLLOWS, Composition, Compositions, masked
 from onnxinit.analysis.constants import Constants
-from onnxinit.analysis.generated import generated_weights
+from onnxinit.analysis.generated import generated_weights, lists_in_constants
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.keeping import attribute_lists, unused_id
 from onnxinit.analysis.levels import with_levels
@@ -115,6 +115,7 @@ class Assembly:
         taken = set(self._ids.values())
         made = list(generated_weights(nodes, walker, constants, taken))
         kept.extend(m.kept for m in made)
+        kept.extend(lists_in_constants(nodes, walker, {m.stored.path for m in made}, taken))
         kept.extend(attribute_lists(nodes, taken))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
@@ -137,7 +138,7 @@ class Assembly:
 
     def _where(self, path: str) -> Where:
         stored = self._file.replaced.get(path) or self._tensors[path].values[0].where
-        kinds: tuple[Where, ...] = ("constant", "sparse", "generated")
+        kinds: tuple[Where, ...] = ("constant", "sparse", "generated", "attribute")
         return next((kind for kind in kinds if kind == stored), "initializer")
 
     def _fitted(self, path: str, tensor: Told, role: str, uses: tuple[Use, ...]) -> Weight:

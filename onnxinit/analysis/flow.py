@@ -72,7 +72,7 @@ class Flow:
         self._float_fed = self._mark_float_fed()
         self._fed = self._mark_fed()
         self.keeps_numbers_in_nodes = any(
-            v.where == "constant" and v.shape == () and v.dtype in FLOATS for v in view.values
+            v.where in ("constant", "attribute") and v.shape == () and v.dtype in FLOATS for v in view.values
         )
 
     def _mark_float_fed(self) -> set[int]:

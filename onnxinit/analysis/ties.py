@@ -51,7 +51,7 @@ def _joined(groups: Iterable[Group], file: ModelFile) -> list[Group]:
     out: list[Group] = []
     for group in groups:
         first = group[0][0]
-        bare = first.where in ("generated", "sparse") or first.quantised is not None
+        bare = first.where in ("generated", "attribute", "sparse") or first.quantised is not None
         if bare or first.size < 2 or first.role in PARAMETER_ROLES:
             out.append(group)
         else:

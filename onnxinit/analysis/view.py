@@ -37,7 +37,8 @@ class Value:
         uses: The (node, input index) pairs that consume it.
         tensor: Path of the stored tensor that holds it ("" where none does).
         proto: That tensor in the skeleton; its payload is missing above 1 KiB. None for a sparse one.
-        where: How it is stored: initializer, constant, sparse, or "" where it is not.
+        where: How it is stored: initializer, constant (a tensor in a node), attribute (floats in a node), sparse, or ""
+            where it is not.
         shape: Dimensions as far as known (None for an unknown one); None for an unknown rank.
         dtype: ONNX element type, 0 where unknown.
         elements: The elements of a small integer value as far as known (None for an unknown one), in order.
@@ -276,6 +277,8 @@ class GraphView:
             tensor = _as_tensor(a)
             if tensor is not None:
                 value.proto, value.shape, value.dtype = tensor, tuple(tensor.dims), int(tensor.data_type)
+        if any(a.name in ("value_float", "value_floats") and not a.ref_attr_name for a in proto.attribute):
+            value.where = "attribute"
 
     def _add(self, node: Node) -> None:
         if len(self.nodes) >= MAX_NODES:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from onnx import numpy_helper
 
 from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict
 from onnxinit.analysis.flow import Flow
@@ -183,6 +184,8 @@ class Walker:
         node, at = site.node, site.at
 
         def values() -> npt.NDArray[np.generic] | None:
+            if value.where == "attribute" and value.proto is not None:
+                return numpy_helper.to_array(value.proto)
             return self.read(value.tensor)
 
         described = self._described.get((node.domain, node.op))
@@ -247,7 +250,7 @@ class Walker:
         node = site.node
         if reading.role in ("norm_scale", "norm_shift") and is_neutral(values):
             stored, partner = node.input(site.at), node.input(3 - site.at)
-            written = stored is not None and stored.where == "constant" and partner is not None
+            written = stored is not None and stored.where in ("constant", "attribute") and partner is not None
             shared = stored is not None and len({id(n) for n, _ in stored.uses}) > 1
             if node.op == "InstanceNormalization" or written or shared:
                 return Constant("a scale or shift that does nothing")

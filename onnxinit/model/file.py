@@ -61,7 +61,7 @@ class ModelFile:
         places: Where each tensor lies, by path.
         folder: Where external data may lie; None for a model given in memory.
         replaced: What stood before where tensors without values are now, by their paths: "generated" for a node,
-            "sparse" for a sparse tensor (`model.materialise`).
+            "attribute" for one that held a list, "sparse" for a sparse tensor (`model.materialise`).
     """
 
     path: Path | None
