@@ -18,6 +18,7 @@ from onnxinit.analysis.tables import (
     Values,
     few_values,
     is_computed,
+    is_empty,
     is_mask,
     is_repeated,
     is_round,
@@ -58,7 +59,12 @@ def read_add(site: Site, flow: Flow, values: Values) -> Verdict:
         return Reading("bias", output=out) if _learned_scalar(site, flow, values) else Constant("a scalar constant")
     if is_mask(values):
         return Constant("a mask, or another table of two or three values")
+    operand = node.input(site.at)
+    if site.trail.lost and operand is not None and operand.shape is not None and None in operand.shape:
+        return Reading("positional", output=out)  # a table of a length that the feed decides
     if origin is not None and size == origin.width and (len(long) == 1 or origin.spread):
+        if len(site.shape) > 1 and flow.scores_words(origin) and is_empty(values):
+            return Constant("zeros added to the scores of words, where a caller may put what it wants to favour")
         return _bias(site, origin, out)
     if origin is not None and origin.width == site.shape[-1]:
         # A step of a sequence holds no positions: what is added there is a bias, folded with a first state perhaps.
@@ -92,10 +98,17 @@ def _stacked(site: Site, origin: Origin) -> bool:
 
 def _learned_scalar(site: Site, flow: Flow, values: Values) -> bool:
     """Whether one number is learned: it stands with the weights, not with the constants, and is no round one."""
-    value, other = site.node.input(site.at), _other(site)
+    value, other = _stored(site.node.input(site.at)), _other(site)
     quantised = other is not None and other.producer is not None and other.producer.op == "DynamicQuantizeLinear"
     apart = bool(site.shape) or flow.keeps_numbers_in_nodes  # some exporters store every number as an initializer
     return apart and value is not None and value.where == "initializer" and not quantised and not is_round(values)
+
+
+def _stored(value: Value | None) -> Value | None:
+    """What a number is a function of: the exponential of a stored temperature, say."""
+    while value is not None and value.static and value.producer is not None and len(value.producer.inputs) > 0:
+        value = value.producer.inputs[0]
+    return value
 
 
 def _bias(site: Site, origin: Origin, out: Value) -> Reading:
@@ -113,10 +126,16 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
     if flow.is_rotary(node, site.at):
         return Constant("a rotary table")
     if flow.only_periodic(out):
+        if flow.only_periodic(out, ("Sin",)) and flow.carries_signal(other) and not flow.is_raw_input(other):
+            return _learned_factor(site, out)  # of a periodic activation, as in Snake
         return Constant("a frequency of sine and cosine")
     slope = flow.slope_default(node, site.at, PRELU_SLOPE)
     if slope is not None:
         return Reading("prelu_slope", output=out, source=other, default=slope)
+    stored = node.input(site.at)
+    written = stored is not None and stored.in_node
+    if few_values(values, 1) and (written or flow.is_raw_input(other)):
+        return Constant("one repeated value that a signal is multiplied by")
     missing = len(out.shape or site.shape) - len(site.shape)  # axes that broadcasting puts in front
     summed = [i - missing for i in flow.summed_axes(out) or () if i >= missing]
     if any(site.shape[i] != 1 for i in summed):
@@ -124,9 +143,11 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
         return Reading("weight", tiles, output=out, source=other)
     if not flow.carries_signal(other):
         return Constant("a factor of positions or masks")
+    if len(nontrivial(site.shape)) > 1 and flow.reaches_softmax(out) and not few_values(values, 1):
+        # a table of scores, gated
+        return Constant("a computed table of positions") if is_computed(values) else Reading("positional", output=out)
     residual = len(nontrivial(site.shape)) == 1 and flow.joins_residual(out)
-    stored = node.input(site.at)
-    if residual and stored is not None and stored.where not in ("constant", "attribute"):
+    if residual and not written:
         return Reading("layer_scale", output=out)
     if is_computed(values) or few_values(values, 1):
         return Constant("one repeated value, a mask or another computed table that a signal is multiplied by")
@@ -135,7 +156,12 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
         return Reading("weight", spread, output=out, source=other)
     if flow.is_raw_input(other):
         return Constant("a fixed scale of the model's input")
-    return Reading("layer_scale", output=out) if residual else Reading("other", output=out, default=NEUTRAL_FACTOR)
+    return Reading("layer_scale", output=out) if residual else _learned_factor(site, out)
+
+
+def _learned_factor(site: Site, out: Value) -> Reading:
+    """A factor of no known role: one, unless it is a function of what is stored."""
+    return Reading("other", output=out, default=None if site.trail.derived else NEUTRAL_FACTOR)
 
 
 def _outer(site: Site, other: Value) -> list[list[Tile]] | None:
@@ -154,11 +180,9 @@ def _read_factor(site: Site, flow: Flow, values: Values, out: Value) -> Verdict:
     """One number that a signal is multiplied by: the gain of a residual branch, or a constant."""
     if flow.joins_residual(out) and (is_zero(values) or not is_round(values)):
         return Reading("layer_scale", output=out)
-    return (
-        Reading("other", output=out, default=NEUTRAL_FACTOR)
-        if _learned_scalar(site, flow, values)
-        else Constant("a scalar constant")
-    )
+    if not _learned_scalar(site, flow, values):
+        return Constant("a scalar constant")
+    return _learned_factor(site, out)
 
 
 def read_concat(site: Site, flow: Flow, values: Values) -> Verdict:

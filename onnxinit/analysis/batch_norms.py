@@ -40,7 +40,7 @@ def batch_norm(first: Node, constants: Constants) -> Norm | None:
         out = node.outputs[0]
         use = nothing_else(out) if out is not None else None
         node = use[0] if use is not None and node.op not in ("Add",) else None
-    if not chain or not _is_norm(chain, source):
+    if not chain or not _is_norm(chain, source) or any(_is_none(n.inputs[at], constants) for n, at in chain):
         return None
     output = chain[-1][0].outputs[0]
     if output is None:
@@ -60,6 +60,16 @@ def _operand(node: Node) -> tuple[Value, int] | None:
         return None
     at = 0 if a.static else 1
     return (b if a.static else a, at) if _length(node.inputs[at]) > 1 else None
+
+
+def _is_none(value: Value | None, constants: Constants) -> bool:
+    """Whether a static vector is none of a norm: a mask of zeros and ones, or a token that joins a signal elsewhere."""
+    held = constants.constant(value)
+    if held is not None and set(held.reshape(-1).tolist()) == {0.0, 1.0}:
+        return True
+    return value is not None and any(
+        n.op == "Concat" and n.outputs[0] is not None and not n.outputs[0].static for n, _ in value.uses
+    )
 
 
 def _length(value: Value | None) -> int:

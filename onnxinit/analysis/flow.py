@@ -26,6 +26,11 @@ MOVES = frozenset(
     }
 )  # fmt: skip
 
+_ARRANGES = MOVES | {"Pad", "Concat"}
+_SUMS = frozenset({"Add", "Sum"})
+_SCALINGS = frozenset({"Mul", "Div"})
+_PRODUCTS = frozenset({"MatMul", "Einsum", "FusedMatMul"})
+
 _INTEGER_PRODUCTS = frozenset({"MatMulInteger", "ConvInteger"})
 LAYERS = frozenset(
     {
@@ -71,9 +76,7 @@ class Flow:
         self.view = view
         self._float_fed = self._mark_float_fed()
         self._fed = self._mark_fed()
-        self.keeps_numbers_in_nodes = any(
-            v.where in ("constant", "attribute") and v.shape == () and v.dtype in FLOATS for v in view.values
-        )
+        self.keeps_numbers_in_nodes = any(v.in_node and v.shape == () and v.dtype in FLOATS for v in view.values)
 
     def _mark_float_fed(self) -> set[int]:
         """The values that carry a float signal of the feed or a look-up by it, not just positions and shapes."""
@@ -123,6 +126,15 @@ class Flow:
             cut |= node.op == "SequenceAt" or (node.op == "Squeeze" and maker in ("Slice", "Split"))
             value = before
         return None
+
+    def scores_words(self, origin: Origin) -> bool:
+        """Whether a layer has an output for every row of a table that is looked up, as the decoder of an embedding."""
+        shape = origin.weight.shape
+        table = shape if shape is None or shape[0] == origin.width else shape[::-1]
+        return any(
+            node.op == "Gather" and (v := node.input(0)) is not None and v.static and v.shape == table
+            for node in self.view.nodes
+        )
 
     @staticmethod
     def _before(node: Node) -> Value | None:
@@ -193,15 +205,15 @@ class Flow:
 
     def reaches_softmax(self, value: Value) -> bool:
         """Whether a signal is an attention score: next comes a softmax."""
-        through = MOVES | {"Add", "Where", "Mul", "Div", "Sub", "Clip", "Max"}
+        through = MOVES | {"Add", "Where", "Mul", "Div", "Sub", "Clip", "Max", "ScatterND"}
         first = list(self._after(value, through - {"Gather", "Split", "SplitToSequence"}))
         return any(n.op in ("Softmax", "LogSoftmax") for n in first)
 
-    def only_periodic(self, value: Value) -> bool:
+    def only_periodic(self, value: Value, functions: tuple[str, ...] = ("Sin", "Cos")) -> bool:
         """Whether nothing but sines and cosines read a signal."""
         through = (MOVES | {"Concat", "Mul", "Div", "Add", "Neg"}) - {"Split"}
         first = list(self._after(value, through, joins=False))
-        return bool(first) and all(n.op in ("Sin", "Cos") for n in first)
+        return bool(first) and all(n.op in functions for n in first)
 
     def feeds_sine_and_cosine(self, value: Value) -> bool:
         """Whether a signal goes to both sines and cosines, as fixed Fourier features do, and to nothing else."""
@@ -216,6 +228,59 @@ class Flow:
             if node.op.startswith("Skip"):
                 return True
         return False
+
+    def meets_positions(self, node: Node, at: int) -> bool:
+        """Whether a product of a signal with a table gives scores or values by position, as relative positions do.
+
+        q R is added to q k on the way to a softmax, and p R to p v, where p comes from one: the sum of two products of
+        one signal, the other with a second signal.
+
+        Args:
+            node: The product.
+            at: Where the table is.
+        """
+        source, out = node.input(1 - at), node.outputs[0]
+        if source is None or out is None or source.static:
+            return False
+        source = self._bare(source)
+        front = [out]
+        for _ in range(2 * _REACH):  # distances become places by paddings and slices
+            users = [(n, i, v) for v in front for n, i in v.uses if n.op in _SUMS | _SCALINGS | _ARRANGES]
+            for user, i, _ in users:
+                for other in user.inputs[:i] + user.inputs[i + 1 :] if user.op in _SUMS else ():
+                    if other is not None and self._is_product(other, source, 1 - at, user):
+                        return True
+            front = [v for n, i, _ in users if i == 0 or n.op not in _ARRANGES for v in n.outputs if v is not None]
+        return False
+
+    def _is_product(self, value: Value, of: Value, at: int, joined: Node) -> bool:
+        """Whether a value is, or sums up, a product of a signal (at that side) with another, and a softmax is near."""
+        waiting = [value]
+        for _ in range(_REACH):
+            node = self._bare(waiting.pop()).producer if waiting else None
+            operands = [v for v in node.inputs if v is not None and not v.static] if node is not None else []
+            if node is None or len(operands) != 2:
+                continue
+            if node.op in _SUMS:
+                waiting.extend(operands)
+            elif node.op in _PRODUCTS and self._bare(operands[at]) is of:
+                makers = [self._bare(v).producer for v in operands]
+                out = joined.outputs[0]
+                scores = out is not None and self.reaches_softmax(out)
+                return scores or any(m is not None and m.op == "Softmax" for m in makers)
+        return False
+
+    def _bare(self, value: Value) -> Value:
+        """A signal before moves, paddings, and static factors and shifts."""
+        for _ in range(_REACH):
+            node = value.producer
+            if node is None or node.op == "Gather":
+                break
+            before = node.input(0) if node.op == "Pad" else self._before(node)
+            if before is None:
+                break
+            value = before
+        return value
 
     def summed_axes(self, value: Value) -> list[int] | None:
         """The axes that nothing but sums over them read, as of a product that is summed up: a contraction."""

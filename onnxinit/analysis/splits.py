@@ -92,7 +92,7 @@ def _rejoined(uses: Sequence[tuple[Node, int]], channels: bool) -> bool:
                         if any(reached.get((id(node), i), number) != number for i in range(len(node.inputs))):
                             return True
                         reached[id(node), at] = number
-                    elif node.op in _POINTWISE:
+                    elif node.op in _POINTWISE or (channels and "Pool" in node.op):
                         following.extend(o for o in node.outputs if o is not None and id(o) not in seen)
                         seen.update(id(o) for o in node.outputs)
             front = following
@@ -248,7 +248,7 @@ def _reshaped(node: Node, axes: _Axes) -> _Axes | None:
     places = [i for i, a in enumerate(axes) if a]
     first, last = places[0], places[-1]
     if places != list(range(first, last + 1)):
-        return None
+        return _in_front(axes, target)
     digits = [d for i in places for d in axes[i]]
     need = math.prod(n for _, n in digits)
     behind = len(axes) - 1 - last  # foreign axes after the tracked ones: those must stay as they are
@@ -291,3 +291,9 @@ def _reshaped(node: Node, axes: _Axes) -> _Axes | None:
                 return None
         out[i] = tuple(reversed(taken))
     return tuple(out)
+
+
+def _in_front(axes: _Axes, target: list[int | None]) -> _Axes | None:
+    """The first axis after a Reshape that leaves it and mixes the rest, as one that puts samples and heads together."""
+    rest = len(target) - 1
+    return (axes[0], *((),) * rest) if axes[0] and target[0] == _length(axes[0]) and rest else None

@@ -1,8 +1,9 @@
 """Values that were written down or computed, not learned.
 
 Where topology leaves two readings, a look at the values decides. What training makes holds about as many values as
-elements, in no order; a mask holds two or three, a phase or a linear bias climbs in equal steps, a sinusoidal table
-holds sines and cosines of the same angles. A tensor whose data is missing is never one of these.
+elements, in no order; a mask holds two or three, a phase or a linear bias climbs in equal steps, frequencies and
+decays in equal ratios, a sinusoidal table holds sines and cosines of the same angles. A tensor whose data is missing is
+never one of these.
 """
 
 from __future__ import annotations
@@ -46,14 +47,43 @@ def is_neutral(values: Values) -> bool:
     return held is not None and bool((held == 1).all() or (held == 0).all())
 
 
-def is_computed(values: Values) -> bool:
-    """Whether a table is a mask or a grid, climbs in equal steps along an axis, or holds sines and cosines."""
+def is_empty(values: Values) -> bool:
+    """Whether a tensor holds nothing but zeros."""
     held = values()
-    if held is None or held.size < 6:
+    return held is not None and not held.any()
+
+
+def is_computed(values: Values) -> bool:
+    """Whether a table is a mask or a grid, climbs in equal steps or ratios, or holds whole numbers, sines or cosines.
+
+    Whole numbers as floats, that is: distances, say. Integers are the codes of what may be anything.
+    """
+    held = values()
+    if held is None or held.size < 2:
         return False
     table = held.astype(np.float64)
+    if _climbs(table) or ((table > 0).all() and _climbs(np.log(table))):
+        return True
     distinct = np.unique(table).size
-    return 2 <= distinct <= _FEW or _is_grid(table, distinct) or _climbs(table) or _is_sinusoidal(table)
+    if table.size < 6 or distinct == 1:
+        return False
+    whole = held.dtype.kind not in "iub" and bool((table == np.rint(table)).all())
+    return whole or distinct <= _FEW or _is_grid(table, distinct) or _is_sinusoidal(table) or _is_causal(table)
+
+
+def is_ordered(values: Values) -> bool:
+    """Whether angles or frequencies are computed, or not known not to be: those climb, or come again and again."""
+    held = values()
+    if held is None or held.size < 6 or is_computed(values):
+        return True
+    table = held.astype(np.float64)
+    half = table.shape[-1] // 2
+    if np.array_equal(table[..., :half], table[..., half:]):  # the angles of both halves of a head
+        table = table[..., :half]
+    if np.unique(table).size < table.size:
+        return True
+    steps = [np.diff(table, axis=i) for i, n in enumerate(table.shape) if n > 3]
+    return not steps or any(bool((s > 0).all() or (s < 0).all()) for s in steps)
 
 
 def _is_grid(table: npt.NDArray[np.float64], distinct: int) -> bool:
@@ -89,6 +119,13 @@ def _is_sinusoidal(table: npt.NDArray[np.float64]) -> bool:
     )
 
 
+def _is_causal(table: npt.NDArray[np.float64]) -> bool:
+    """Whether the last two axes hold decays of the past: nothing above the diagonal, something on it."""
+    if table.ndim < 2 or table.shape[-1] != table.shape[-2] or table.shape[-1] < 4:
+        return False
+    return not np.triu(table, 1).any() and bool(np.diagonal(table, axis1=-2, axis2=-1).all())
+
+
 def is_repeated(values: Values) -> bool:
     """Whether every row of a table is the same but its elements are not: a vector that an exporter spread."""
     held = values()
@@ -105,12 +142,18 @@ def is_round(values: Values) -> bool:
         return True
     x = float(np.ravel(held)[0])
     step = 2.0**-10 if held.dtype == np.float16 else 2.0**-23  # of the type that it is stored in
-    if abs(x - float(f"{x:.5g}")) <= step * abs(x):
+    if abs(x - float(f"{x:.5g}")) <= step * abs(x) or _is_short(x):
         return True
     if not 1e-9 < abs(x) < 1e9:
         return True  # an epsilon, or the lowest number of a type
     powers = (x**2, x**-2, x**4, x**-4, *(x**p * c for p in (1, 2, -2) for c in _UNITS))
     return any(abs(c - float(f"{c:.3g}")) <= 3 * step * abs(c) for c in powers)
+
+
+def _is_short(x: float) -> bool:
+    """Whether a number has no more digits than bfloat16 holds, in which some programs work out sqrt(d)."""
+    mantissa = math.frexp(x)[0] * 2**8
+    return mantissa == int(mantissa)
 
 
 def is_zero(values: Values) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from onnxinit.analysis.low_rank import adds_update, factor_of
 from onnxinit.analysis.norms import Norms
 from onnxinit.analysis.operators import OPERATORS, Key, Reading, Row, Site, kept, out_value, reason
 from onnxinit.analysis.shapes import index_origin, is_one_index
-from onnxinit.analysis.tables import few_values, is_binary, is_computed, is_mask, is_neutral
+from onnxinit.analysis.tables import few_values, is_binary, is_computed, is_empty, is_mask, is_neutral, is_ordered
 from onnxinit.analysis.trail import Tile, Trail
 from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.views import changed, step
@@ -80,7 +81,7 @@ class Walker:
         return sorted(found, key=lambda f: f.site.node.index)
 
     def _sites(self, value: Value) -> Iterator[Site]:
-        stack = [(value, Trail.of([n or 0 for n in value.shape or ()]))]
+        stack = [(value, Trail.of([n or 1 for n in value.shape or ()]))]
         seen: set[tuple[int, int, int]] = set()
         while stack:
             at_value, trail = stack.pop()
@@ -219,7 +220,7 @@ class Walker:
         if node.domain in ("", "com.microsoft") and node.op in ARITHMETIC:
             return ARITHMETIC[node.op](site, self.flow, values)
         if node.op in ("Sin", "Cos"):
-            return Constant("angles of sine and cosine")
+            return Constant("angles of sine and cosine") if is_ordered(values) else Reading("positional", output=out)
         if node.op == "@Carry":
             return Constant("the first state of a loop")
         return Constant(reason(node, at))
@@ -250,18 +251,27 @@ class Walker:
         node = site.node
         if reading.role in ("norm_scale", "norm_shift") and is_neutral(values):
             stored, partner = node.input(site.at), node.input(3 - site.at)
-            written = stored is not None and stored.where in ("constant", "attribute") and partner is not None
+            written = stored is not None and stored.in_node and partner is not None
             shared = stored is not None and len({id(n) for n, _ in stored.uses}) > 1
             if node.op == "InstanceNormalization" or written or shared:
                 return Constant("a scale or shift that does nothing")
+        if reading.role == "weight" and len(site.shape) > 2 and node.op == "MatMul" and is_empty(values):
+            return Constant("the state that a recurrence starts from, all zeros")
         if reading.role == "weight" and reading.output is not None and self._ends_in_number(reading.output):
             return DIVISOR
-        if reading.role == "weight" and reading.output is not None and reading.source is not None:
-            alone = not self.flow.carries_signal(reading.source) and self.flow.only_periodic(reading.output)
-            if alone or self.flow.feeds_sine_and_cosine(reading.output):
+        if reading.role == "weight" and reading.output is not None:
+            alone = reading.output.static or not self.flow.carries_signal(reading.output)
+            if (alone and self.flow.only_periodic(reading.output)) or self.flow.feeds_sine_and_cosine(reading.output):
                 return Constant("frequencies of sine and cosine")
-            if site.at == 0 and reading.output.static and self._is_data(site, reading.output):
+            if site.at == 0 and alone and self._is_data(site, reading.output):
                 return Constant("a computed table") if is_computed(values) else Reading("positional")
+        if reading.role == "weight" and node.op in ("MatMul", "Einsum") and self.flow.meets_positions(node, site.at):
+            return Constant("a computed table of positions") if is_computed(values) else Reading("positional")
+        if reading.role == "weight" and reading.output is not None and reading.output.static:
+            if is_binary(values):
+                return Constant("a table of zeros and ones that picks rows of another")
+            if any(v.tensor and is_binary(partial(self.read, v.tensor)) for v in node.inputs if v is not None):
+                return Reading("positional")
         if reading.role == "embedding" and reading.output is not None:
             if math.prod(site.shape) < _LARGE_TABLE and is_computed(values):
                 return Constant("a computed table that is looked up")
@@ -309,6 +319,8 @@ class Walker:
         Data comes in batches or normalised, and what a layer makes of it gets a bias.
         """
         if len(site.shape) > 2 or any(op.endswith("Normalization") for op in site.trail.via):
+            return True
+        if site.node.op == "Gemm" and site.node.input(2) is not None:
             return True
         added = (v for n, _ in out.uses if n.op == "Add" for v in n.inputs if v is not None and v is not out)
         return any(v.tensor for v in added)

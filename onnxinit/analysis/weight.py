@@ -49,8 +49,8 @@ ROLES = (
 
 # Of several roles that the uses of one tensor give it, the first here is the tensor's.
 PRIORITY = (
-    "embedding", "recurrent_weight", "input_weight", "weight", "peephole", "norm_scale", "norm_shift", "running_mean",
-    "running_var", "prelu_slope", "bias", "layer_scale", "positional", "token", "other",
+    "embedding", "recurrent_weight", "input_weight", "weight", "peephole", "positional", "token", "norm_scale",
+    "norm_shift", "running_mean", "running_var", "prelu_slope", "bias", "layer_scale", "other",
 )  # fmt: skip
 
 FAN_ROLES = frozenset({"weight", "input_weight", "recurrent_weight", "embedding"})

@@ -65,7 +65,7 @@ def analysed(model: onnx.ModelProto) -> Analysis:
 
 
 def weights(model: onnx.ModelProto) -> dict[str, Weight]:
-    return analysed(model).by_id
+    return {w.id: w for w in analysed(model).weights}
 
 
 def roles(model: onnx.ModelProto) -> dict[str, str]:

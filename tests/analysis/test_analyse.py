@@ -11,7 +11,7 @@ import onnx
 import pytest
 from disguises import copy
 from gallery import EVERY, MODELS, model_of
-from graphs import analysed, build, tensor, weights
+from graphs import analysed, build, roles, tensor, weights
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxinit.analysis.analyse import analyse
@@ -288,7 +288,7 @@ def test_data_that_is_not_there_changes_nothing_about_weights(name: str, tmp_pat
     with_data = analyse(ModelFile.open(path))
     (tmp_path / "m.bin").unlink(missing_ok=True)
     without = analyse(ModelFile.open(path))
-    assert {w.id: without.by_id[w.id] for w in with_data.weights} == with_data.by_id
+    assert {ident: without.by_id[ident] for ident in with_data.by_id} == with_data.by_id
 
 
 def test_small_external_shapes_do_no_harm(tmp_path: Path) -> None:
@@ -314,6 +314,16 @@ def test_kernels_that_are_made_at_run_time_are_listed() -> None:
         "w": ((4, 5), "float", why.format("ConstantOfShape")),
         "r": ((5, 3), "float", why.format("RandomNormal")),
     }
+
+
+def test_pads_that_are_put_together_with_nothing_are_no_kernels() -> None:
+    """As torch writes a padding: the pads given, filled up with as many zeros as are missing, which may be none."""
+    model = build(
+        "(float[2,3] x) => (float[m,k] y) { z = ConstantOfShape<value = int64[1] {0}>(none) c = Concat<axis = 0>(p, z)"
+        " r = Reshape(c, pairs) t = Transpose(r) f = Reshape(t, flat) w = Pad(x, f) y = MatMul(w, k) }",
+        none=np.array([0]), p=np.array([1, 0, 0, 2]), pairs=np.array([2, 2]), flat=np.array([-1]), k=(5, 4),
+    )  # fmt: skip
+    assert {name for name, role in roles(model).items() if role} == {"k"}
 
 
 # ---------------------------------------------------------------- the whole network

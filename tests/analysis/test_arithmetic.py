@@ -168,6 +168,23 @@ def test_frequencies_of_sine_and_cosine_are_constants() -> None:
     assert reason(text, b=(8,)) == "a frequency of sine and cosine"
 
 
+def test_the_frequency_of_a_periodic_activation_is_learned() -> None:
+    """That of Snake, x + sin(a x)^2 / b."""
+    text = "h = MatMul(x, w) m = Mul(h, b) s = Sin(m) q = Mul(s, s) y = Add(h, q)"
+    assert role(text, b=(8,)) == "other"
+    assert role(text, b=np.ones(8, np.float32)) == "other"
+
+
+def test_a_temperature_that_is_stored_as_its_logarithm_is_learned() -> None:
+    """CLIP's; other numbers of the file stand in Constant nodes."""
+    text = "two = Constant<value = float {2.0}>() c = Mul(x, two) e = Exp(b) h = MatMul(c, w) y = Mul(h, e)"
+    model = build(
+        f"(float[n,t,8] x) => (y) {{ {text} }}", check=False, w=(8, 8), b=np.array(np.log(1 / 0.07), np.float32)
+    )
+    (found,) = [w for w in weights(model).values() if w.name == "b"]
+    assert (found.role, found.default) == ("other", None)
+
+
 def test_a_mask_that_multiplies_is_a_constant() -> None:
     assert role("h = MatMul(x, w) y = Mul(h, b)", b=np.tril(np.ones((8, 8), np.float32))) == ""
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from bodies import Around, model_of, view_of
-from graphs import build
+from graphs import build, roles
 from onnx.reference import ReferenceEvaluator
 
 from onnxinit.analysis.constants import Constants
@@ -188,6 +188,26 @@ NO_NORMS = {
 def test_what_is_no_norm_of_a_signal(what: str) -> None:
     around = Around(view_of(layer(NO_NORMS[what]), w=(8, 8), g=(8,), b=(8,), **AXES))
     assert len(around.norms) == 0 and around.roles() == {}
+
+
+def test_a_token_that_a_scaled_branch_is_added_to_is_no_shift() -> None:
+    """CaiT's: the class token joins the patches, and what attention makes of them, scaled, is added to it."""
+    model = build(
+        """(float[1,6,8] x) => (y) { c = Concat<axis = 1>(t, x) h = MatMul(c, w) r = ReduceMean<axes = [1]>(h)
+        s = Mul(r, g) y = Add(s, t) }""",
+        w=(8, 8), g=(8,), t=(1, 1, 8), check=False,
+    )  # fmt: skip
+    assert {k: v for k, v in roles(model).items() if k in "gt"} == {"g": "other", "t": "token"}
+
+
+def test_masks_are_no_scale_and_shift() -> None:
+    """Where a sequence starts anew, the factor is one: m + (1 - m) f."""
+    start = np.array([1, 0, 0, 0, 0, 0], np.float32).reshape(1, 6, 1)
+    model = build(
+        "(float[2,6,8] x) => (y) { h = MatMul(x, w) f = Sigmoid(h) s = Mul(f, b) y = Add(s, a) }",
+        w=(8, 8), a=start, b=1 - start, check=False,
+    )  # fmt: skip
+    assert roles(model) == {"w": "weight", "a": "", "b": ""}
 
 
 def test_a_table_added_after_a_norm_is_no_shift() -> None:

@@ -188,6 +188,16 @@ def test_the_halves_of_a_gated_unit_are_blocks(gate: str, names: tuple[str, ...]
     assert tuple(f.name for f in w.downstream) == names
 
 
+def test_a_cut_whose_heads_are_put_together_with_the_samples() -> None:
+    """As in ViTDet: (3, samples, heads, places, width) becomes (3, samples * heads, places, width)."""
+    heads = f"{shape('s', 2, 6, 3, 2, 2)} {shape('m', 3, 4, 6, 2)} r = Reshape(h, s)"
+    text = "t = Transpose<perm = [2, 0, 3, 1, 4]>(r) f = Reshape(t, m) q, k, v = Split<axis = 0>(f) a = Mul(q, k)"
+    model = build(
+        f"(float[2,6,4] x) => (y) {{ h = MatMul(x, w) {heads} {text} y = Add(a, v) }}", w=(4, 12), check=False
+    )
+    assert kinds(weights(model)["w"]) == [((4, "in"),), ((3, "block"), (4, "out"))]
+
+
 # ---------------------------------------------------------------- what is no cut
 
 WHOLE = [((4, "in"),), ((12, "out"),)]
@@ -215,6 +225,16 @@ def test_an_output_that_is_not_taken_apart_is_one_block(text: str) -> None:
     w = weights(model)["w"]
     assert kinds(w) == WHOLE
     assert w.fan_out == 12
+
+
+def test_channels_that_are_joined_again_behind_a_pooling_are_one_block() -> None:
+    """As in the blocks of Res2Net that halve the picture: the last piece is only pooled."""
+    model = build(
+        """(float[2,4,9] x) => (y) { h = Conv(x, w) a, b = Split<axis = 1>(h) c = Conv(a, v) d = AveragePool
+        <kernel_shape = [3], strides = [1]>(b) y = Concat<axis = 1>(c, d) }""",
+        w=(12, 4, 1), v=(6, 6, 3), check=False,
+    )  # fmt: skip
+    assert weights(model)["w"].fan_out == 12
 
 
 def test_pieces_that_are_rejoined_behind_a_rotation_are_one_block() -> None:
