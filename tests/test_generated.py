@@ -233,6 +233,45 @@ def test_what_is_data_stays(text: str) -> None:
     assert list(fresh.graph.node) == list(model.graph.node)
 
 
+LISTS = """(float[n,3] x, bool c) => (float[n,4] y) { b = Constant <value_floats = [0.3, -1.2, 0.7, 0.1]> ()
+    half = Constant <value_float = 0.5> () s = Constant <value_floats = [1.0, 1.0, 1.0, 1.0]> () h = MatMul (x, w)
+    a = Add (h, b) d = Mul (a, half) r = Mul (d, s) y = If <then_branch = t () => (float[n,4] u)
+    { v = Constant <value_floats = [0.9, 0.2, -0.3, 0.4]> () m = MatMul (r, q) u = Add (m, v) },
+    else_branch = e () => (float[n,4] o) { o = Identity (r) }> (c) }"""
+
+
+def test_floats_that_constants_hold_in_attributes_are_weights_too() -> None:
+    model = build(LISTS, w=[3, 4], q=[4, 4])
+    inspection = onnxinit.inspect(model)
+    assert {w.id: (w.role, w.where) for w in inspection.weights} == {
+        "b": ("bias", "attribute"),
+        "If6.then_branch/v": ("bias", "attribute"),
+        "w": ("weight", "initializer"),
+        "q": ("weight", "initializer"),
+    }
+    assert {k.id: k.shape for k in inspection.kept} == {"half": (), "s": (4,)}
+    fresh = onnxinit.reinit(model, rules=["role:bias=constant:value=0.25"], metadata=False).model
+    assert fresh is not None
+    onnx.checker.check_model(fresh)
+    assert (stored(fresh)["b"] == 0.25).all()
+    run(fresh, x=np.ones((2, 3), np.float32), c=np.array(True))
+    assert "value_floats" in str(onnxinit.reinit(model, materialize=False).model)
+
+
+def test_floats_that_a_call_hands_to_a_function_stay() -> None:
+    functions = """<domain: "local", opset_import: ["": 17]> Shifted <b> (a) => (s)
+    { c = Constant <value_floats : floats = @b> () s = Add (a, c) }"""
+    model = build(
+        """(float[n,3] x) => (float[n,2] y) { h = MatMul (x, w) i = local.Shifted <b = [0.1, 0.7]> (h)
+        y = local.Shifted <b = [0.9, 0.4]> (i) }""",
+        functions=functions, w=[3, 2],
+    )  # fmt: skip
+    fresh = onnxinit.reinit(model, metadata=False).model
+    assert fresh is not None
+    assert list(fresh.graph.node) == list(model.graph.node)
+    assert list(fresh.functions) == list(model.functions)
+
+
 @pytest.mark.skipif(not LIGHT.is_dir(), reason="this onnx package is without its test data")
 def test_the_light_models_of_the_onnx_package(tmp_path: Path) -> None:
     result = onnxinit.reinit(LIGHT / "light_squeezenet.onnx", tmp_path / "squeezenet.onnx", scheme="he")

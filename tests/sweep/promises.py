@@ -39,6 +39,7 @@ _VALUES = (
     "raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data",
     "data_location",
 )  # fmt: skip
+_MADE = {"generated", "attribute"}  # weights that no tensor of the input holds
 _REWRITTEN = "\n(rewritten)"
 _PLACE = {"location", "offset", "length", "checksum"}  # of external data; other entries have to stay
 _OUT = "out.onnx"
@@ -175,7 +176,7 @@ def _unlisted(model: onnx.ModelProto, inspection: onnxinit.Inspection) -> str | 
     """Float tensors of the file that an inspection does not list."""
     listed: list[Weight | Kept] = [*inspection.weights, *inspection.kept]
     count = Counter((item.dtype, item.shape) for item in listed)
-    made = {weight.name for weight in inspection.weights if weight.where == "generated"}
+    made = {weight.name for weight in inspection.weights if weight.where in _MADE}
     for path, tensor in tensors(model, aside=made):
         if tensor.data_type in _FLOATS:
             key = _T.DataType.Name(tensor.data_type).lower(), tuple(tensor.dims)
@@ -194,7 +195,7 @@ def difference(
 ) -> str | None:
     """What has changed in a model besides the values of the weights that were rewritten.
 
-    Nodes that made such weights are gone, and initializers or Constants are in their place.
+    Nodes that made such weights, or held them as lists, are gone, and initializers or Constants are in their place.
 
     Args:
         old: The input, without its external data.
@@ -208,7 +209,7 @@ def difference(
         return f"the plan names what is not there: {sorted(rewritten - found.keys())[:5]}"
     for path in rewritten:
         found[path].doc_string += _REWRITTEN
-    _take_out_made(before, after, {w.name for w in weights if w.where == "generated"})
+    _take_out_made(before, after, {w.name for w in weights if w.where in _MADE})
     there, here = dict(tensors(before)), dict(tensors(after))
     if there.keys() != here.keys():
         return f"tensors appeared or went: {sorted(there.keys() ^ here.keys())[:5]}"
@@ -248,7 +249,7 @@ def _take_out_made(old: Any, new: Any, names: Set[str]) -> None:
         _drop(new.initializer, lambda tensor: tensor.name in made)
         _drop(new.input, lambda info: info.name in made - inputs)
     places = enumerate(zip(old.node, new.node, strict=False))
-    changed = [i for i, (a, b) in places if a.op_type != "Constant" == b.op_type and a.output == b.output]
+    changed = [i for i, (a, b) in places if b.op_type == "Constant" and a.output == b.output]
     for i in reversed([i for i in changed if old.node[i].output[0] in names]):
         del old.node[i], new.node[i]
     for one, other in zip(old.node, new.node, strict=False):

@@ -95,12 +95,15 @@ def test_values_may_differ_where_the_plan_says_so() -> None:
 
 
 MADE = """<ir_version: {}, opset_import: ["": 17, "local": 1]> g (float[2,4] x, bool c) => (float[2,4] y) {{
-    s = Constant<value = int64[2] {{4, 4}}>() w = RandomNormal<shape = [4, 4]>() h = MatMul(x, w) r = Relu(h)
+    s = Constant<value = int64[2] {{4, 4}}>() l = Constant<value_floats = [0.1, -0.7, 0.2, 0.9]>()
+    w = RandomNormal<shape = [4, 4]>() h = MatMul(x, w) k = Add(h, l)
+    r = Relu(k)
     i = If<then_branch = a () => (float[2,4] z) {{ v = ConstantOfShape(s) z = MatMul(r, v) }},
            else_branch = b () => (float[2,4] z) {{ z = Identity(r) }}>(c)
     y = local.Layer(i) }}
     <domain: "local", opset_import: ["": 17]> Layer (a) => (b) {{
-    m = RandomUniform<shape = [4, 4]>() e = EyeLike(m) n = MatMul(a, m) b = MatMul(n, e) }}"""
+    m = RandomUniform<shape = [4, 4]>() e = EyeLike(m) n = MatMul(a, m) o = MatMul(n, e)
+    f = Constant<value_floats = [0.3, -0.4, 0.1, 0.8]>() b = Add(o, f) }}"""
 
 
 @pytest.mark.parametrize("ir", [3, 8])
@@ -108,7 +111,7 @@ def test_nodes_that_made_weights_are_gone_and_nothing_else(ir: int, tmp_path: Pa
     path, out = tmp_path / "made.onnx", tmp_path / "fresh.onnx"
     onnx.save(onnx.parser.parse_model(MADE.format(ir)), str(path))
     result = onnxinit.reinit(path, out)
-    assert sorted(w.name for w in result.weights) == ["e", "m", "v", "w"]
+    assert sorted(w.name for w in result.weights) == ["e", "f", "l", "m", "v", "w"]
     old, new, folders = onnx.load(str(path)), onnx.load(str(out)), (tmp_path, tmp_path)
     assert difference(old, new, result.weights, folders) is None
     for change in ("a name", "a tensor more", "the order of nodes", "a field that nobody knows"):
