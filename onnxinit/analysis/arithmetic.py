@@ -134,7 +134,7 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
     if slope is not None:
         return Reading("prelu_slope", output=out, source=other, default=slope)
     stored = node.input(site.at)
-    written = stored is not None and stored.where == "constant"
+    written = stored is not None and stored.in_node
     if few_values(values, 1) and (written or flow.is_raw_input(other)):
         return Constant("one repeated value that a signal is multiplied by")
     missing = len(out.shape or site.shape) - len(site.shape)  # axes that broadcasting puts in front

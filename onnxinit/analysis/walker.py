@@ -250,7 +250,7 @@ class Walker:
         node = site.node
         if reading.role in ("norm_scale", "norm_shift") and is_neutral(values):
             stored, partner = node.input(site.at), node.input(3 - site.at)
-            written = stored is not None and stored.where == "constant" and partner is not None
+            written = stored is not None and stored.in_node and partner is not None
             shared = stored is not None and len({id(n) for n, _ in stored.uses}) > 1
             if node.op == "InstanceNormalization" or written or shared:
                 return Constant("a scale or shift that does nothing")

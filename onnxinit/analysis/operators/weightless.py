@@ -48,8 +48,8 @@ _CLASSES: Mapping[tuple[str, str], str] = {
         "PyramidROIAlign_TRT"
     ),
     ("", _MAKES): (
-        "Bernoulli Constant ConstantOfShape EyeLike GivenTensorFill Multinomial NonZero OneHot RandomNormal "
-        "RandomNormalLike RandomUniform RandomUniformLike Range Shape Size"
+        "Bernoulli Constant ConstantFill ConstantOfShape EyeLike GivenTensorFill Multinomial NonZero OneHot "
+        "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Shape Size"
     ),
     ("", _COMPARES): (
         "And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Equal Greater GreaterOrEqual IsInf IsNaN Less "
