@@ -178,7 +178,9 @@ def _outer(site: Site, other: Value) -> list[list[Tile]] | None:
 
 def _read_factor(site: Site, flow: Flow, values: Values, out: Value) -> Verdict:
     """One number that a signal is multiplied by: the gain of a residual branch, or a constant."""
-    if flow.joins_residual(out) and (is_zero(values) or not is_round(values)):
+    stored = site.node.input(site.at)
+    starts = is_zero(values) and stored is not None and stored.where != "constant"
+    if flow.joins_residual(out) and (starts or not is_round(values)):
         return Reading("layer_scale", output=out)
     if not _learned_scalar(site, flow, values):
         return Constant("a scalar constant")

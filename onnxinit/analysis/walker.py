@@ -19,7 +19,16 @@ from onnxinit.analysis.flow import Flow
 from onnxinit.analysis.norms import Norms
 from onnxinit.analysis.operators import OPERATORS, Key, Reading, Row, Site, kept, out_value, reason
 from onnxinit.analysis.shapes import index_origin, is_one_index
-from onnxinit.analysis.tables import few_values, is_binary, is_computed, is_empty, is_mask, is_neutral, is_ordered
+from onnxinit.analysis.tables import (
+    few_values,
+    is_binary,
+    is_computed,
+    is_empty,
+    is_mask,
+    is_neutral,
+    is_one_filter,
+    is_ordered,
+)
 from onnxinit.analysis.trail import Tile, Trail
 from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.views import changed, step
@@ -251,6 +260,8 @@ class Walker:
                 return Constant("frequencies of sine and cosine")
             if site.at == 0 and alone and self._is_data(site, reading.output):
                 return Constant("a computed table") if is_computed(values) else Reading("positional")
+        if reading.role == "weight" and "Conv" in node.op and is_one_filter(values):
+            return Constant("a filter that is the same for every channel, as one that smooths before a resampling")
         if reading.role == "weight" and node.op in ("MatMul", "Einsum") and self.flow.meets_positions(node, site.at):
             return Constant("a computed table of positions") if is_computed(values) else Reading("positional")
         if reading.role == "weight" and reading.output is not None and reading.output.static:

@@ -155,6 +155,12 @@ def test_the_gain_of_a_residual_branch() -> None:
     assert role(SCALED, b=np.array([0.8312795], np.float32)) == "layer_scale"
 
 
+def test_a_zero_that_an_exporter_wrote_is_no_gain() -> None:
+    """As baddbmm with beta = 0: its first operand, times zero, is added."""
+    text = "zero = Constant<value = float {0.0}>() h = MatMul(x, w) z = MatMul(x, u) m = Mul(z, zero) y = Add(h, m)"
+    assert set(weights(build(f"(float[n,t,8] x) => (y) {{ {text} }}", check=False, **LAYERS))) == set(LAYERS)
+
+
 def test_rotary_tables_are_constants() -> None:
     text = """h = MatMul(x, w) a, c = Split<axis = -1>(h) n = Neg(c) r = Concat<axis = -1>(n, a) p = Mul(h, b)
         q = Mul(r, sin) s = Add(p, q) y = MatMul(s, u)"""

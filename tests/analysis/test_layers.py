@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from connections import assert_counts
-from graphs import build, weights
+from graphs import build, roles, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -262,3 +262,16 @@ def test_the_bias_of_a_layer(text: str, shapes: Shapes, fan_in: int | None) -> N
     assert found["b"].layout is None
     if fan_in is not None:
         assert found["b"].fan_in == fan_in
+
+
+def test_a_filter_that_is_the_same_for_every_channel_is_a_constant() -> None:
+    """That of a network that smooths before it subsamples; flat kernels may be what a training starts from."""
+    smooth = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
+
+    def found(given: np.ndarray) -> str:
+        text = "(float[1,4,9,9] x) => (y) { h = Conv(x, w) y = Conv<group = 4, strides = [2, 2]>(h, b) }"
+        return roles(build(text, check=False, w=(4, 4, 3, 3), b=given))["b"]
+
+    assert found(np.tile(smooth, (4, 1, 1, 1))) == ""
+    assert found(np.full((4, 1, 3, 3), 0.1, np.float32)) == "weight"
+    assert found(np.random.default_rng(0).standard_normal((4, 1, 3, 3)).astype(np.float32)) == "weight"
