@@ -22,9 +22,12 @@ _CLOSE = 1e-3  # float16 tables are read too
 
 
 def few_values(values: Values, most: int = _FEW) -> bool:
-    """Whether a tensor of several elements holds at most so many distinct values."""
+    """Whether a tensor holds at most so many distinct values, twice or more on average, or whole numbers."""
     held = values()
-    return held is not None and held.size > 1 and np.unique(held.astype(np.float64)).size <= most
+    if held is None or held.size < 2:
+        return False
+    distinct = np.unique(held.astype(np.float64))
+    return distinct.size <= most and (2 * distinct.size <= held.size or bool((distinct == np.rint(distinct)).all()))
 
 
 def is_mask(values: Values) -> bool:
@@ -51,6 +54,12 @@ def is_empty(values: Values) -> bool:
     """Whether a tensor holds nothing but zeros."""
     held = values()
     return held is not None and not held.any()
+
+
+def is_varied(values: Values) -> bool:
+    """Whether a tensor is known to hold several values."""
+    held = values()
+    return held is not None and np.unique(held).size > 1
 
 
 def is_computed(values: Values) -> bool:
