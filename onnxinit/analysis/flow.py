@@ -76,7 +76,7 @@ class Flow:
         self.view = view
         self._float_fed = self._mark_float_fed()
         self._fed = self._mark_fed()
-        self.keeps_numbers_in_nodes = any(v.in_node and v.shape == () and v.dtype in FLOATS for v in view.values)
+        self.keeps_numbers_in_nodes = any(v.in_node for v in view.values)
 
     def _mark_float_fed(self) -> set[int]:
         """The values that carry a float signal of the feed or a look-up by it, not just positions and shapes."""
