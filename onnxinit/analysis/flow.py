@@ -76,9 +76,7 @@ class Flow:
         self.view = view
         self._float_fed = self._mark_float_fed()
         self._fed = self._mark_fed()
-        self.keeps_numbers_in_nodes = any(
-            v.where == "constant" and v.shape == () and v.dtype in FLOATS for v in view.values
-        )
+        self.keeps_numbers_in_nodes = any(v.in_node for v in view.values)
 
     def _mark_float_fed(self) -> set[int]:
         """The values that carry a float signal of the feed or a look-up by it, not just positions and shapes."""
@@ -221,6 +219,11 @@ class Flow:
         """Whether a signal goes to both sines and cosines, as fixed Fourier features do, and to nothing else."""
         through = (MOVES | {"Concat", "Mul", "Div"}) - {"Split"}
         return {n.op for n in self._after(value, through)} == {"Sin", "Cos"}
+
+    def feeds_exponent(self, value: Value) -> bool:
+        """Whether nothing but an exponential function reads a signal."""
+        first = list(self._after(value, MOVES | {"Neg"}))
+        return bool(first) and all(n.op == "Exp" for n in first)
 
     def joins_residual(self, value: Value) -> bool:
         """Whether a signal is added to another signal next."""

@@ -63,6 +63,11 @@ class Value:
     is_input: bool = False
     is_output: bool = False
 
+    @property
+    def in_node(self) -> bool:
+        """Whether a Constant holds it, as a tensor or as floats."""
+        return self.where in ("constant", "attribute")
+
     def __repr__(self) -> str:
         return f"Value({self.scope}/{self.name})"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -206,16 +206,16 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """A tensor of scales or zero points that follows the quantised weights.
+class Parameter:
+    """A tensor of scales or zero points.
 
     Attributes:
         weight: The tensor.
-        fitting: What works it out.
+        make: Works out its bytes, when they are asked for.
     """
 
     weight: Weight
-    fitting: Fitting
+    make: Callable[[], Bytes]
 
     @property
     def nbytes(self) -> int:
@@ -223,39 +223,27 @@ class Fitted:
         return (self.weight.size * bits_of(self.weight.dtype) + 7) // 8
 
     def chunks(self) -> Iterator[Chunk]:
-        """One job that works it out."""
-        yield Chunk(0, self.nbytes, self._made)
-
-    def _made(self) -> Bytes:
-        one = self.fitting.owner(self.weight.path)
-        if self.weight.role == "quant_scale":
-            return pack_scales(self.fitting.scale(one), self.weight.dtype)
-        return pack_zero_points(self.fitting.zero(one), self.weight.dtype, one)
+        """One job that makes it."""
+        yield Chunk(0, self.nbytes, self.make)
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A scale or zero point that was measured.
+def fitted(weight: Weight, fitting: Fitting) -> Parameter:
+    """What follows the quantised weights that it is for."""
 
-    Attributes:
-        weight: The tensor.
-        measured: What it gets.
-    """
+    def make() -> Bytes:
+        one = fitting.owner(weight.path)
+        if weight.role == "quant_scale":
+            return pack_scales(fitting.scale(one), weight.dtype)
+        return pack_zero_points(fitting.zero(one), weight.dtype, one)
 
-    weight: Weight
-    measured: Measured
+    return Parameter(weight, make)
 
-    @property
-    def nbytes(self) -> int:
-        """Size as it is stored."""
-        return (self.weight.size * bits_of(self.weight.dtype) + 7) // 8
 
-    def chunks(self) -> Iterator[Chunk]:
-        """One job that encodes it."""
-        yield Chunk(0, self.nbytes, self._made)
+def given(weight: Weight, measured: Measured) -> Parameter:
+    """What was measured."""
 
-    def _made(self) -> Bytes:
-        values = self.measured.values.astype(np.float64)
-        if self.weight.role == "quant_scale":
-            return pack_scales(values, self.weight.dtype)
-        return pack(values, self.weight.dtype)
+    def make() -> Bytes:
+        values = measured.values.astype(np.float64)
+        return (pack_scales if weight.role == "quant_scale" else pack)(values, weight.dtype)
+
+    return Parameter(weight, make)

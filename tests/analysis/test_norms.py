@@ -273,3 +273,19 @@ def test_constants_outside_the_file_are_asked_for() -> None:
 
     constants = Constants(read)
     assert constants.scalar(held) == constants.scalar(held) == 0.5 and asked == ["graph.initializer[0]"]
+
+
+def test_a_batch_norm_that_learns_no_scale() -> None:
+    """Its statistics are of data, but it scales by one and shifts by zero; before training all of them are neutral."""
+
+    def found(mean: np.ndarray, var: np.ndarray) -> dict[str, str]:
+        text = "(float[1,4,9] x) => (y) { h = Conv(x, w) y = BatchNormalization(h, g, b, m, v) }"
+        one, zero = np.ones(4, np.float32), np.zeros(4, np.float32)
+        return roles(build(text, check=False, w=(4, 4, 3), g=one, b=zero, m=mean, v=var))
+
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal(4).astype(np.float32)
+    assert {k: found(drawn, drawn**2)[k] for k in "gbmv"} == {
+        "g": "", "b": "", "m": "running_mean", "v": "running_var",
+    }  # fmt: skip
+    assert found(np.zeros(4, np.float32), np.ones(4, np.float32))["g"] == "norm_scale"
