@@ -456,7 +456,8 @@ def test_a_table_that_is_looked_up_in_keeps_its_range() -> None:
 
 def test_products_of_integers_have_their_scale_behind_them() -> None:
     """ConvInteger with a scale for each channel, in the product of two scales and as a factor of its own."""
-    for behind in ("f = Mul(a, s) y = Mul(c, f)", "f = Mul(c, a) y = Mul(f, s)"):
+    ways = ("f = Mul(a, s) y = Mul(c, f)", "f = Mul(c, a) y = Mul(f, s)", "f = Mul(s, a) y = Mul(f, c)")
+    for behind in ways:
         model = by_hand(
             "(float[n,4,6,6] x) => (float[n,30,4,4] y) { u, a, b = DynamicQuantizeLinear(x) h = ConvInteger(u, q, b)"
             f" c = Cast<to = 1>(h) {behind} }}",
@@ -472,6 +473,23 @@ def test_products_of_integers_have_their_scale_behind_them() -> None:
         assert len(np.unique(held["s"])) == 30
         assert_std(held["q"] * held["s"].astype(np.float64)[..., None], np.sqrt(2 / 36))
         assert np.isfinite(run(new, x=feed)).all()
+
+
+@pytest.mark.parametrize("behind", ["f = Mul(sx, s) y = Mul(c, f)", "f = Mul(c, sx) y = Mul(f, s)"])
+def test_products_of_integers_between_two_stored_scales(behind: str) -> None:
+    """That of the input's quantiser is none of the weight's."""
+    model = by_hand(
+        "(float[n,60] x) => (float[n,30] y) { u = QuantizeLinear(x, sx, z) h = MatMulInteger(u, q, z)"
+        f" c = Cast<to = 1>(h) {behind} }}",
+        q=codes(TensorProto.INT8, (60, 30)),
+        sx=np.array(1 / 127, np.float32),
+        z=np.array(128, np.uint8),
+        s=np.full(30, 9, np.float32),
+    )
+    new, result = drawn(model)
+    assert {w.id: w.role for w in result.weights} == {"q": "weight", "s": "quant_scale"}
+    assert_std(run(new, x=np.eye(60, dtype=np.float32)).astype(np.float64), np.sqrt(2 / 60))
+    assert arrays(new)["sx"] == np.float32(1 / 127)
 
 
 def test_the_bias_of_a_quantised_convolution_is_in_units_of_its_scales() -> None:

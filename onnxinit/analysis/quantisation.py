@@ -226,28 +226,25 @@ class Quantisation:
 
     @staticmethod
     def _factor(node: Node) -> tuple[Value, tuple[Node, int]] | None:
-        """The stored scale that an integer product is multiplied by, beside one that is worked out at run time."""
+        """The stored scale that an integer product is multiplied by, beside that of its other operand."""
+        makers = [v.producer for v in node.inputs[:2] if v is not None and v.producer is not None]
+        others = {held_in(s) for p in makers if p.op == "QuantizeLinear" and (s := p.input(1)) is not None}
         value = out_value(node)
         held: tuple[Value, tuple[Node, int]] | None = None
-        at_run_time = False
+        has_other = False
         for _ in range(4):
             if value is None or len(value.uses) != 1:
                 return None
             user, at = value.uses[0]
             if user.op == "Mul":
-                other = user.input(1 - at)
-                if other is None:
-                    return None
-                if other.static:
-                    held = (other, (user, 1 - at))
-                elif (p := other.producer) is not None and p.op == "Mul" and any(v and v.static for v in p.inputs):
-                    k = next(i for i, v in enumerate(p.inputs) if v is not None and v.static)
-                    held, at_run_time = (p.inputs[k] or other, (p, k)), True
-                else:
-                    at_run_time = True
+                for factor, use in _factors(user, 1 - at):
+                    if factor.static and held_in(factor) not in others:
+                        held = (factor, use)
+                    else:
+                        has_other = True
             elif user.op != "Cast":
                 return None
-            if held is not None and at_run_time:
+            if held is not None and has_other:
                 return held
             value = out_value(user)
         return None
@@ -369,6 +366,16 @@ class Quantisation:
     def scales(self) -> frozenset[str]:
         """Every tensor that holds scales of quantised weights, whether it moves or not."""
         return frozenset(self._scales)
+
+
+def _factors(node: Node, at: int) -> Iterator[tuple[Value, tuple[Node, int]]]:
+    """What an operand is, or the two factors that it is the product of, each with where it stands."""
+    value = node.input(at)
+    maker = value.producer if value is not None else None
+    both = maker is not None and maker.op == "Mul" and len(maker.inputs) == 2
+    for user, i in [(maker, 0), (maker, 1)] if both and maker is not None else [(node, at)]:
+        if (factor := user.input(i)) is not None:
+            yield factor, (user, i)
 
 
 def _unmoved(source: Source) -> Source:

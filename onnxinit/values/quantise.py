@@ -68,6 +68,17 @@ class Fitting:
         self._owner = {p: o for owners in self._owners.values() for o, *_ in owners for p in (o.scale, o.zero_point)}
         self._locks = {path: threading.Lock() for path in self._types}
         self._fitted: dict[str, tuple[Numbers, Numbers]] = {}
+        self._last: tuple[Fresh, Floats] | None = None  # what was drawn last, where it was drawn at once
+
+    def drawn(self, values: Fresh, chunk: Chunk, dtype: str = "float") -> Floats:
+        """The values of a job; those of a whole tensor are not drawn twice to be looked at and then encoded."""
+        last = self._last
+        if last is not None and last[0] is values:
+            return last[1]
+        made = _drawn(chunk, dtype)
+        if chunk.nbytes == values.nbytes:
+            self._last = values, made
+        return made
 
     def owner(self, path: str) -> Quantised:
         """A weight that a scale or zero point is for."""
@@ -109,28 +120,27 @@ class Fitting:
         one = owners[0][0]
         if one.factors:
             return rounded(self._product(one), dtype), stored_zero(one, self._read)
-        low, high = _range(owners)
+        low, high = self._range(owners)
         ends, room = (one.low, one.high), self._gains.get(path, 1.0)
         if one.zero is not None:
             return parameters(low, high, symmetric(ends, one.zero), np.full(1, one.zero), dtype, room)
         zero = None if one.zero_point in self._types else stored_zero(one, self._read)
         return parameters(low, high, ends, zero, dtype, room)
 
-
-def _range(owners: Sequence[tuple[Quantised, Fresh, str]]) -> tuple[Numbers, Numbers]:
-    """The least and the largest value for each scale, zero among them."""
-    low, high = np.zeros((2, math.prod(owners[0][0].grid)))
-    for one, values, dtype in owners:
-        for chunk in values.chunks():
-            drawn = _drawn(chunk, dtype)
-            index = places(one, chunk.offset * 8 // bits_of(dtype), drawn.size)
-            if index is None:
-                low[0], high[0] = min(low[0], drawn.min()), max(high[0], drawn.max())
-                continue
-            runs = np.concatenate([[0], np.flatnonzero(np.diff(index)) + 1])
-            np.minimum.at(low, index[runs], np.minimum.reduceat(drawn, runs))
-            np.maximum.at(high, index[runs], np.maximum.reduceat(drawn, runs))
-    return low, high
+    def _range(self, owners: Sequence[tuple[Quantised, Fresh, str]]) -> tuple[Numbers, Numbers]:
+        """The least and the largest value for each scale, zero among them."""
+        low, high = np.zeros((2, math.prod(owners[0][0].grid)))
+        for one, values, dtype in owners:
+            for chunk in values.chunks():
+                drawn = self.drawn(values, chunk, dtype)
+                index = places(one, chunk.offset * 8 // bits_of(dtype), drawn.size)
+                if index is None:
+                    low[0], high[0] = min(low[0], drawn.min()), max(high[0], drawn.max())
+                    continue
+                runs = np.concatenate([[0], np.flatnonzero(np.diff(index)) + 1])
+                np.minimum.at(low, index[runs], np.minimum.reduceat(drawn, runs))
+                np.maximum.at(high, index[runs], np.maximum.reduceat(drawn, runs))
+        return low, high
 
 
 def _drawn(chunk: Chunk, dtype: str = "float") -> Floats:
@@ -177,7 +187,8 @@ class Encoded:
     def _encode(self, chunks: Sequence[Chunk]) -> Bytes:
         one = self._one
         scale, zero = self.fitting.scale(one), self.fitting.zero(one)
-        values = np.concatenate([_drawn(c) for c in chunks]) if len(chunks) > 1 else _drawn(chunks[0])
+        drawn = [self.fitting.drawn(self.real, c) for c in chunks]
+        values = np.concatenate(drawn) if len(drawn) > 1 else drawn[0]
         index = places(one, chunks[0].offset // 4, values.size)
         exact: Floats = values.astype(np.float64) if one.bits == _WIDE else values
         each, middle = spread(scale, index), spread(zero, index)

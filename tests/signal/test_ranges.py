@@ -255,6 +255,11 @@ def test_what_stays_is_told_with_its_reason() -> None:
         y = MatMul(d, v) }}"""
     said = notes(both, w=codes(20, 30), **points("x", kind=np.int8, at=0))
     assert "its scale is that of other codes too" in said or "that of a weight too" in said
+    body = "k2 = Identity(k) " + pair("x", "s", "d") + " o = MatMul(d, v)"
+    loop = f"""(float[n,20] x) => (float[n,20] y) {{ {kernel} m = Constant<value = int64 {{2}}>()
+        c = Constant<value = bool {{1}}>() y = Loop(m, c, x) <
+            body = g (int64 i, bool k, float[n,20] s) => (bool k2, float[n,20] o) {{ {body} }} > }}"""
+    assert "made inside a loop or a branch" in notes(loop, **WEIGHT | {"w": codes(20, 20)}, **points("x"))
     used = f"(float[n,20] x) => (float[n,30] y) {{ {pair('x', 'x', 'd')} {kernel} h = MatMul(d, v) y = Mul(h, sx) }}"
     assert "its scale is used elsewhere" in notes(used, **WEIGHT, **points("x"))
 
