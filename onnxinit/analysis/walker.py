@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict
+from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict, is_learned_number
 from onnxinit.analysis.flow import FLOATS, Flow
 from onnxinit.analysis.norms import Norms
 from onnxinit.analysis.operators import OPERATORS, STATE, Key, Reading, Row, Site, kept, out_value, reason
@@ -84,10 +84,10 @@ class Walker:
         """What the uses of a stored tensor say, in topological order."""
         found = [Found(site, self._judge(site, value)) for site in self._sites(value)]
         if not found and value.uses:
-            found = self._statistics(value)
+            found = self._statistics(value) or self._summed_up(value)
         return sorted(found, key=lambda f: f.site.node.index)
 
-    def _sites(self, value: Value) -> Iterator[Site]:
+    def _sites(self, value: Value, *, sums: bool = False) -> Iterator[Site]:
         stack = [(value, Trail.of([n or 1 for n in value.shape or ()]))]
         seen: set[tuple[int, int, int]] = set()
         while stack:
@@ -101,7 +101,7 @@ class Walker:
                 if following is None:
                     following = self._routed(node, at, trail)
                 if following is None:
-                    following = self._composed(node, at, trail)
+                    following = self._composed(node, at, trail, sums=sums)
                 if following is None:
                     following = self._modulated(node, at, trail)
                 if following is None:
@@ -129,6 +129,14 @@ class Walker:
                     return [Found(site, reading)]
             front = [v for n, _ in users for v in n.outputs if v is not None]
         return []
+
+    def _summed_up(self, value: Value) -> list[Found]:
+        """What a graph makes a weight of by sums over it: the modes of a state space, whose kernel they add up to."""
+        read = partial(self.read, value.tensor)
+        if value.dtype not in FLOATS or not is_varied(read) or is_computed(read):
+            return []
+        sites = [site for site in self._sites(value, sums=True) if isinstance(self._judge(site, value), Reading)]
+        return [Found(site, Reading("other", note="summed up in the making of a weight")) for site in sites]
 
     @staticmethod
     def _routed(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
@@ -168,11 +176,13 @@ class Walker:
             front = [v for n, i in users if n.op in _KERNEL_MOVES for v in n.outputs if v is not None]
         return None
 
-    def _composed(self, node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
+    def _composed(self, node: Node, at: int, trail: Trail, *, sums: bool = False) -> list[tuple[Value, Trail]] | None:
         """Through arithmetic that makes another static value; None where this is the end of the way."""
         out = out_value(node)
         if out is None or not out.static:
             return None
+        if node.op in _REDUCTIONS and sums:
+            return [(out, changed(trail.lose(out.shape)).through(node.op))]
         if node.op in _REDUCTIONS:
             return []
         if node.op in _QUANTISERS:
@@ -207,7 +217,8 @@ class Walker:
         if (known := kept(node, at)) is not None:
             learned = known == STATE.format(op=node.op) and is_varied(values)
             return Reading("other", default=0.0, note="a learned first state") if learned else Constant(known)
-        if _size(value) == 1 and math.prod(site.shape) > 1:
+        spread = math.prod(site.shape) > 1 or (value.shape == () and "Expand" in site.trail.via)
+        if _size(value) == 1 and spread:
             return Constant("one value spread over many")
         out = out_value(node)
         role = self.norms.role(node, at)
@@ -248,6 +259,8 @@ class Walker:
         other = next((v for i, v in enumerate(node.inputs) if i != site.at and v is not None), None)
         if node.op == "Add" and other is not None and self.flow.layer_behind(other) is not None:
             return None
+        if math.prod(site.shape) == 1 and node.op in ("Mul", "Div") and is_learned_number(site, self.flow, values):
+            return Reading("other", default=NEUTRAL_FACTOR, note="a factor in the making of a weight")
         if math.prod(site.shape) == 1 or few_values(values) or is_computed(values):
             return Constant("a fixed factor or shift in the making of a weight")
         if (out := out_value(node)) is not None and self.flow.only_periodic(out):

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from bodies import Around, model_of, view_of
-from graphs import build, roles
+from graphs import build, roles, weights
 from onnx.reference import ReferenceEvaluator
 
 from onnxinit.analysis.constants import Constants
@@ -250,6 +250,18 @@ def test_constants_fold_what_exporters_leave() -> None:
     assert around.constants.scalar(around("i")) == pytest.approx(1 / math.sqrt(8))
     assert around.constants.constant(around("w")) is not None and around.constants.scalar(around("w")) is None
     assert around.constants.constant(around("h")) is None
+
+
+def test_constants_are_cast_to_the_type_of_a_signal() -> None:
+    """As an exporter that optimises nothing writes bounds and vectors: only the type of the signal counts."""
+    model = build(
+        """(float[2,8] x) => (y) { h = MatMul(x, w) a = Constant<value_float = 0.0>() b = Constant<value_float = 6.0>()
+        low = CastLike(a, h) high = CastLike(b, h) r = Clip(h, low, high) c = CastLike(g, r) m = Mul(r, c)
+        y = MatMul(m, u) }""",
+        check=False, w=(8, 8), g=(8,), u=(8, 8),
+    )  # fmt: skip
+    found = weights(model)
+    assert [a.name for a in found["w"].downstream] == ["relu6"] and found["g"].role == "other"
 
 
 def external(name: str, shape: tuple[int, ...]) -> onnx.TensorProto:
