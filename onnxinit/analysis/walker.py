@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -275,7 +275,7 @@ class Walker:
             stored, partner = node.input(site.at), node.input(3 - site.at)
             written = stored is not None and stored.where == "constant" and partner is not None
             shared = stored is not None and len({id(n) for n, _ in stored.uses}) > 1
-            if node.op == "InstanceNormalization" or written or shared or self._is_trained(node):
+            if node.op == "InstanceNormalization" or written or shared or self._trained or self._has_statistics(node):
                 return Constant("a scale or shift that does nothing")
         if reading.role == "weight" and len(site.shape) > 2 and node.op == "MatMul" and is_empty(values):
             return Constant("the state that a recurrence starts from, all zeros")
@@ -308,13 +308,21 @@ class Walker:
             return Constant("a computed table of positions") if is_computed(values) else reading
         return reading
 
-    def _is_trained(self, node: Node) -> bool:
-        """Whether a batch norm has statistics of data, but a scale of one and a shift of zero: it learns none."""
-        held = [self.read(v.tensor) if v is not None and v.tensor else None for v in node.inputs[1:5]]
-        if node.op != "BatchNormalization" or len(held) < 4 or any(h is None for h in held):
+    def _has_statistics(self, node: Node) -> bool:
+        """Whether a batch norm has statistics of data, not those that it starts from."""
+        mean, var = node.input(3), node.input(4)
+        if node.op != "BatchNormalization" or mean is None or var is None:
             return False
-        scale, shift, mean, var = (np.asarray(h) for h in held)
-        return bool((scale == 1).all() and not shift.any() and mean.any() and (var != 1).any())
+        return is_varied(partial(self.read, mean.tensor)) and is_varied(partial(self.read, var.tensor))
+
+    @cached_property
+    def _trained(self) -> bool:
+        """Whether some norm of a layer has scales that training moved, so that those that are all ones are none."""
+        norms = (
+            n for n in self.view.nodes if n.op.endswith("Normalization") and not n.op.startswith(("Skip", "Embed"))
+        )
+        scales = (n.input(1) for n in norms)
+        return any(v is not None and v.tensor != "" and is_varied(partial(self.read, v.tensor)) for v in scales)
 
     def _look_up(self, site: Site, reading: Reading) -> Verdict:
         """A look-up by a known or counted index is a position table; one by a router picks an expert."""

@@ -301,3 +301,19 @@ def test_a_batch_norm_that_learns_no_scale() -> None:
         "g": "", "b": "", "m": "running_mean", "v": "running_var",
     }  # fmt: skip
     assert found(np.zeros(4, np.float32), np.ones(4, np.float32))["g"] == "norm_scale"
+
+
+def test_vectors_that_do_nothing_beside_trained_ones_are_none() -> None:
+    """Exporters write ones and zeros where a norm learns no vectors; training would have moved learned ones."""
+
+    def found(**given: np.ndarray) -> dict[str, str]:
+        text = """(float[2,6,8] x) => (y) { a = LayerNormalization(x, g, b) h = MatMul(a, w)
+            y = LayerNormalization(h, ones, zeros) }"""
+        neutral = {"ones": np.ones(8, np.float32), "zeros": np.zeros(8, np.float32)}
+        return roles(build(text, check=False, w=(8, 8), **neutral, **given))
+
+    drawn = np.random.default_rng(0).standard_normal(8).astype(np.float32)
+    trained = found(g=drawn, b=np.zeros(8, np.float32))
+    assert trained == {"w": "weight", "g": "norm_scale", "b": "", "ones": "", "zeros": ""}
+    untrained = found(g=np.ones(8, np.float32), b=np.zeros(8, np.float32))
+    assert set(untrained.values()) == {"weight", "norm_scale", "norm_shift"}
