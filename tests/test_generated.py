@@ -241,6 +241,20 @@ def test_what_is_data_stays(text: str) -> None:
     assert list(fresh.graph.node) == list(model.graph.node)
 
 
+def test_floats_that_a_call_hands_to_a_function_stay() -> None:
+    functions = """<domain: "local", opset_import: ["": 17]> Shifted <b> (a) => (s)
+    { c = Constant <value_floats : floats = @b> () s = Add (a, c) }"""
+    model = build(
+        """(float[n,3] x) => (float[n,2] y) { h = MatMul (x, w) i = local.Shifted <b = [0.1, 0.7]> (h)
+        y = local.Shifted <b = [0.9, 0.4]> (i) }""",
+        functions=functions, w=[3, 2],
+    )  # fmt: skip
+    fresh = onnxinit.reinit(model, metadata=False).model
+    assert fresh is not None
+    assert list(fresh.graph.node) == list(model.graph.node)
+    assert list(fresh.functions) == list(model.functions)
+
+
 @pytest.mark.skipif(not LIGHT.is_dir(), reason="this onnx package is without its test data")
 def test_the_light_models_of_the_onnx_package(tmp_path: Path) -> None:
     result = onnxinit.reinit(LIGHT / "light_squeezenet.onnx", tmp_path / "squeezenet.onnx", scheme="he")

@@ -135,7 +135,8 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker, read: Reader) ->
             tensors[path] = Told(stored, held, reason="stored sparse, of a type that is not drawn")
         elif stored.data_type in FLOATS:
             found = [f for value in held for f in walker.readings(value)]
-            tensors[path] = Told(stored, held, tuple(sorted(found, key=lambda f: f.site.node.index)))
+            found.sort(key=lambda f: f.site.node.index)
+            tensors[path] = Told(stored, held, tuple(found), paired=quantisation.pair(stored, held, found))
         else:
             codes = quantisation.read(stored, held) if stored.data_type in NARROW | WIDE else Codes()
             reason = "" if codes.found else codes.reason or _of_integers(stored)

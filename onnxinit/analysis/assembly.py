@@ -51,6 +51,7 @@ class Told:
     found: tuple[Found, ...] = ()
     reason: str = ""  # why it is kept, for one that is not read as a weight could be
     quantised: Quantised | None = None
+    paired: Quantised | None = None
     fitted: tuple[str, tuple[Use, ...]] | None = None  # role and uses, for one that follows quantised weights
 
     @property
@@ -195,6 +196,7 @@ class Assembly:
             default=reading.default,
             note=composed.note or (FOLLOWS[type(recipe)] if recipe is not None else reading.note),
             quantised=tensor.quantised,
+            paired=tensor.paired,
             factor=composed.factor,
             live=share if composed.live is None else share * float(composed.live.mean()),
             pattern=Pattern(pattern_of(path), stored.dims[0]) if tensor.sparse else None,

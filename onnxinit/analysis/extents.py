@@ -333,6 +333,11 @@ def _einsum(node: Node, known: dict[int, Known]) -> _Shapes:
     return [tuple(letters[c] for c in result)]
 
 
+def _asked(node: Node, known: dict[int, Known]) -> _Shapes:
+    shape = node.ints_attribute("shape")
+    return [tuple(shape) if shape is not None and node.input(0) is None else None]
+
+
 def _nbits(node: Node, known: dict[int, Known]) -> _Shapes:
     width = "N" if node.int_attribute("transB", 1) else "K"  # MatMulBnb4 alone has the choice
     return [(*_first(node)[:-1], node.int_attribute(width, 0) or None)]
@@ -401,7 +406,7 @@ _RULES: Mapping[str, Callable[[Node, dict[int, Known]], _Shapes]] = {
     "ConvTranspose": _conv_transpose,
     "Flatten": _flatten,
     "ConstantOfShape": _filled,
-    **dict.fromkeys(("RandomNormal", "RandomUniform"), lambda n, k: [tuple(n.ints_attribute("shape") or ())]),
+    **dict.fromkeys(("RandomNormal", "RandomUniform", "GivenTensorFill", "ConstantFill"), _asked),
     **dict.fromkeys(("RandomNormalLike", "RandomUniformLike", "EyeLike"), _same),
     "Range": _range,
     "Tile": _tile,

@@ -17,9 +17,8 @@ from onnxinit.analysis.walker import Found, Walker
 from onnxinit.analysis.weight import Kept, Made
 from onnxinit.model import Generated
 
-_MAKERS = frozenset(
-    {"ConstantOfShape", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "EyeLike", "Range"}
-)
+_BY_ATTRIBUTES = frozenset({"RandomNormal", "RandomUniform", "GivenTensorFill", "ConstantFill"})
+_MAKERS = frozenset({"ConstantOfShape", "RandomNormalLike", "RandomUniformLike", "EyeLike", "Range", *_BY_ATTRIBUTES})
 _SPREADERS = frozenset({"Expand", "Tile"})  # makers of weights where what they spread is a single number
 _KEEP_TYPE = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Neg", *_SPREADERS})
 _ROLES_OF_DATA = frozenset({"positional", "token", "other"})  # said of what a graph fills or draws for other ends, too
@@ -78,7 +77,7 @@ def _dtype(node: Node) -> int:
         return fill.t.data_type if fill is not None else int(TensorProto.FLOAT)
     if (named := node.attributes.get("dtype")) is not None:
         return int(named.i)
-    if node.op in ("RandomNormal", "RandomUniform"):
+    if node.op in _BY_ATTRIBUTES:
         return int(TensorProto.FLOAT)
     if node.op == "Cast":
         return node.int_attribute("to", 0)

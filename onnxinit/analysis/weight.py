@@ -284,6 +284,7 @@ class Weight:
         whole: Whether the graph normalises it and what follows it gives it its size back.
         effective: The root mean square of what the layer multiplies by, where that is known and the same for whatever
             is drawn, as behind a spectral norm; else None.
+        paired: The codes that the graph makes of its values and turns back, where it rounds them so.
     """
 
     id: str
@@ -316,6 +317,12 @@ class Weight:
     follows: tuple[str, ...] = ()
     whole: bool = False
     effective: float | None = None
+    paired: Quantised | None = None
+
+    @property
+    def codes(self) -> Quantised | None:
+        """The codes that its scale is fitted to, stored or made by the graph."""
+        return self.quantised or self.paired
 
     @property
     def size(self) -> int:

@@ -138,6 +138,18 @@ FIRST_FORMS: dict[str, tuple[int, list[NodeProto], dict[str, str], str]] = {
         {"table": "embedding", "w": "weight"},
         "relu",
     ),
+    "GivenTensorFill": (
+        1,
+        [
+            node("GivenTensorFill", "", "f", shape=[4, 5], values=[0.1 * i for i in range(20)]),
+            node("ConstantFill", "", "d", shape=[5, 3], value=0.5),
+            node("MatMul", "x f", "h"),
+            node("Relu", "h", "n"),
+            node("MatMul", "n d", "y"),
+        ],
+        {"f": "weight", "d": "weight"},
+        "relu linear",
+    ),
     "GRUUnit": (1, [GEMM, node("GRUUnit", "state h", "y")], DENSE, "linear"),
 }
 
@@ -147,10 +159,11 @@ def test_the_first_forms_of_operators(name: str) -> None:
     opset, nodes, expected, activation = FIRST_FORMS[name]
     inputs = [X, info("i", 3, kind=TensorProto.INT64), info("state", 1, 2, 5)]
     built = model(nodes, opset, 3, inputs)
-    assert roles(built) == expected
-    layers = [w for w in weights(built).values() if w.role == "weight"]
-    assert [w.downstream[0].name for w in layers] == [activation]
-    assert all(w.fan_in == layers[0].fan_in for w in weights(built).values() if w.role == "bias")
+    found = {w.id: w for w in onnxinit.inspect(built).weights}
+    assert {w.id: w.role for w in found.values()} == expected
+    layers = [w for w in found.values() if w.role == "weight"]
+    assert [w.downstream[0].name for w in layers] == activation.split()
+    assert all(w.fan_in == layers[0].fan_in for w in found.values() if w.role == "bias")
 
 
 @pytest.mark.parametrize("opset", [1, 3, 7, 14])

@@ -74,7 +74,7 @@ def written(growth: Growth, path: Path, out: Path, scheme: str) -> Iterator[str]
     result = onnxinit.reinit(path, out, scheme=scheme, seed=growth.random.getrandbits(16))
     model, fresh = (onnx.load(str(p), load_external_data=False) for p in (path, out))
     truths = {t.name: t for t in growth.truths if t.role}
-    rewritten = {w.path for w in result.weights if w.name in truths}
+    rewritten = [w for w in result.weights if w.name in truths]
     changed = difference(model, fresh, rewritten, (path.parent, out.parent))
     if changed:
         yield f"untouched: {changed}"

@@ -6,10 +6,11 @@ Nothing here uses the project's own reading of files: tensors are found by walki
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Collection, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ _VALUES = (
     "raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data",
     "data_location",
 )  # fmt: skip
+_REWRITTEN = "\n(rewritten)"
 _PLACE = {"location", "offset", "length", "checksum"}  # of external data; other entries have to stay
 _OUT = "out.onnx"
 _SHOWN = 300  # characters of a reason
@@ -112,8 +114,7 @@ def _answer(path: Path, work: Path, takers: list[str], checked: Checked) -> None
     if "ONNX Runtime" in takers:
         checked.check("loads", _fails_to_load(outs[0]))
     fresh = onnx.load(str(outs[0]), load_external_data=False)
-    rewritten = {weight.path for weight in results[0].weights}
-    checked.check("untouched", difference(model, fresh, rewritten, (path.parent, outs[0].parent)))
+    checked.check("untouched", difference(model, fresh, results[0].weights, (path.parent, outs[0].parent)))
 
 
 # ---------------------------------------------------------------- the judges
@@ -149,8 +150,16 @@ def _surroundings(path: Path) -> dict[Path, str]:
 # ---------------------------------------------------------------- tensors
 
 
-def tensors(message: Any, path: str = "") -> Iterator[tuple[str, TensorProto]]:
-    """Every tensor of a message with its place, whatever is around it."""
+def tensors(message: Any, path: str = "", aside: Set[str] = frozenset()) -> Iterator[tuple[str, TensorProto]]:
+    """Every tensor of a message with its place, whatever is around it.
+
+    Args:
+        message: The message.
+        path: Its place.
+        aside: Names of what nodes make that are not looked into.
+    """
+    if aside and isinstance(message, onnx.NodeProto) and aside & set(message.output):
+        return
     for kind, value in message.ListFields():
         if kind.message_type is None:
             continue
@@ -160,14 +169,15 @@ def tensors(message: Any, path: str = "") -> Iterator[tuple[str, TensorProto]]:
             if isinstance(part, TensorProto):
                 yield step, part
             else:
-                yield from tensors(part, step)
+                yield from tensors(part, step, aside)
 
 
 def _unlisted(model: onnx.ModelProto, inspection: onnxinit.Inspection) -> str | None:
     """Float tensors of the file that an inspection does not list."""
     listed: list[Weight | Kept] = [*inspection.weights, *inspection.kept]
     count = Counter((item.dtype, item.shape) for item in listed)
-    for path, tensor in tensors(model):
+    made = {weight.name for weight in inspection.weights if weight.where == "generated"}
+    for path, tensor in tensors(model, aside=made):
         if tensor.data_type in _FLOATS:
             key = _T.DataType.Name(tensor.data_type).lower(), tuple(tensor.dims)
             count[key] -= 1
@@ -181,38 +191,95 @@ def _unlisted(model: onnx.ModelProto, inspection: onnxinit.Inspection) -> str | 
 
 
 def difference(
-    old: onnx.ModelProto, new: onnx.ModelProto, rewritten: Set[str], folders: tuple[Path, Path]
+    old: onnx.ModelProto, new: onnx.ModelProto, weights: Collection[Weight], folders: tuple[Path, Path]
 ) -> str | None:
     """What has changed in a model besides the values of the weights that were rewritten.
+
+    Nodes that made such weights are gone, and initializers or Constants are in their place.
 
     Args:
         old: The input, without its external data.
         new: The output, likewise.
-        rewritten: The places of those weights.
+        weights: Those weights.
         folders: Where the external data of each lies.
     """
-    before, after = dict(tensors(old)), dict(tensors(new))
-    if before.keys() != after.keys():
-        return f"tensors appeared or went: {sorted(before.keys() ^ after.keys())[:5]}"
-    unknown = rewritten - before.keys()
-    if unknown:
-        return f"the plan names what is not there: {sorted(unknown)[:5]}"
-    copies = [onnx.ModelProto.FromString(m.SerializeToString()) for m in (old, new)]
-    ends = [dict(tensors(copy)) for copy in copies]
-    for path, tensor in before.items():
-        external = _T.EXTERNAL in (tensor.data_location, after[path].data_location)
-        if external and path not in rewritten and _held(tensor, folders[0]) != _held(after[path], folders[1]):
+    before, after = (onnx.ModelProto.FromString(m.SerializeToString()) for m in (old, new))
+    lists = {w.path for w in weights if w.path.endswith((".floats", ".f"))}
+    for path, model in itertools.product(lists, (before, after)):
+        _forget_list(model, path)
+    rewritten, found = {w.path for w in weights} - lists, dict(tensors(after))
+    if not rewritten <= found.keys():
+        return f"the plan names what is not there: {sorted(rewritten - found.keys())[:5]}"
+    for path in rewritten:
+        found[path].doc_string += _REWRITTEN
+    _take_out_made(before, after, {w.name for w in weights if w.where == "generated"})
+    there, here = dict(tensors(before)), dict(tensors(after))
+    if there.keys() != here.keys():
+        return f"tensors appeared or went: {sorted(there.keys() ^ here.keys())[:5]}"
+    for path, tensor in there.items():
+        fresh = here[path]
+        if fresh.doc_string.endswith(_REWRITTEN):
+            fresh.doc_string = fresh.doc_string.removesuffix(_REWRITTEN)
+            if not tensor.HasField("doc_string"):
+                fresh.ClearField("doc_string")
+        elif _T.EXTERNAL not in (tensor.data_location, fresh.data_location):
+            continue
+        elif _held(tensor, folders[0]) != _held(fresh, folders[1]):
             return f"{path} {tensor.name!r} is kept, but its external data has changed"
-        if external or path in rewritten:
-            for end in ends:
-                _forget(end[path])
-    for copy in copies:
-        own = [p for p in copy.metadata_props if p.key != "onnxinit"]
-        del copy.metadata_props[:]
-        copy.metadata_props.extend(own)
-    if copies[0].SerializeToString(deterministic=True) == copies[1].SerializeToString(deterministic=True):
+        _forget(tensor)
+        _forget(fresh)
+    for model in (before, after):
+        own = [p for p in model.metadata_props if p.key != "onnxinit"]
+        del model.metadata_props[:]
+        model.metadata_props.extend(own)
+    if before.SerializeToString(deterministic=True) == after.SerializeToString(deterministic=True):
         return None
-    return f"changed: {_first_difference(*copies) or 'something that the onnx package does not know'}"
+    return f"changed: {_first_difference(before, after) or 'something that the onnx package does not know'}"
+
+
+def _forget_list(model: onnx.ModelProto, path: str) -> None:
+    """Make zeros of the floats that an attribute holds."""
+    *way, field = path.split(".")
+    at: Any = model
+    for step in way:
+        name, _, index = step.partition("[")
+        at = getattr(at, name)
+        at = at[int(index[:-1])] if index else at
+    if field == "f":
+        at.f = 0.0
+    else:
+        at.floats[:] = [0.0] * len(at.floats)
+
+
+def _take_out_made(old: Any, new: Any, names: Set[str]) -> None:
+    """Take the nodes that made weights out of a graph or model, and what stands for them out of the new one."""
+    if isinstance(old, onnx.ModelProto):
+        _take_out_made(old.graph, new.graph, names)
+        for one, other in zip(old.functions, new.functions, strict=False):
+            _take_out_made(one, other, names)
+        return
+    if isinstance(old, onnx.GraphProto):
+        stored = {t.name for t in new.initializer} - {t.name for t in old.initializer}
+        made = {n.output[0] for n in old.node if n.output} & stored & names
+        inputs = {info.name for info in old.input}
+        _drop(old.node, lambda node: bool(node.output) and node.output[0] in made)
+        _drop(new.initializer, lambda tensor: tensor.name in made)
+        _drop(new.input, lambda info: info.name in made - inputs)
+    places = enumerate(zip(old.node, new.node, strict=False))
+    changed = [i for i, (a, b) in places if b.op_type == "Constant" and a.output == b.output]
+    for i in reversed([i for i in changed if old.node[i].output[0] in names]):
+        del old.node[i], new.node[i]
+    for one, other in zip(old.node, new.node, strict=False):
+        for a, b in zip(one.attribute, other.attribute, strict=False):
+            for inner, outer in zip([a.g, *a.graphs], [b.g, *b.graphs], strict=False):
+                if inner.node:
+                    _take_out_made(inner, outer, names)
+
+
+def _drop(messages: Any, unwanted: Callable[[Any], bool]) -> None:
+    for i in reversed(range(len(messages))):
+        if unwanted(messages[i]):
+            del messages[i]
 
 
 def _held(tensor: TensorProto, folder: Path) -> bytes:

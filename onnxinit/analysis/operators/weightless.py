@@ -29,7 +29,7 @@ _STATE = "states of a recurrence"
 _CLASSES: Mapping[tuple[str, str], str] = {
     ("", _POINTWISE): (
         "Abs Acos Acosh Asin Asinh Atan Atanh BitCast Cast CastLike Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu "
-        "HardSigmoid HardSwish Hardmax Identity LeakyRelu Log LogSoftmax Max Mean Min Mish Mod Neg Pow Reciprocal Relu "
+        "HardSigmoid HardSwish Hardmax Identity LeakyRelu Log LogSoftmax Mean Mish Mod Neg Pow Reciprocal Relu "
         "Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt SwiGLU Swish Tan Tanh ThresholdedRelu "
         "Affine ImageScaler ParametricSoftplus Scale ScaledTanh"
     ),
@@ -48,8 +48,8 @@ _CLASSES: Mapping[tuple[str, str], str] = {
         "PyramidROIAlign_TRT"
     ),
     ("", _MAKES): (
-        "Bernoulli Constant ConstantOfShape EyeLike GivenTensorFill Multinomial NonZero OneHot RandomNormal "
-        "RandomNormalLike RandomUniform RandomUniformLike Range Shape Size"
+        "Bernoulli Constant ConstantFill ConstantOfShape EyeLike GivenTensorFill Multinomial NonZero OneHot "
+        "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range Shape Size"
     ),
     ("", _COMPARES): (
         "And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Equal Greater GreaterOrEqual IsInf IsNaN Less "

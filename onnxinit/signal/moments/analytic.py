@@ -84,6 +84,7 @@ def analytic(
     input_var: float = 1.0,
     inputs: Mapping[str, tuple[float, float]] | None = None,
     recalibrated: bool = False,
+    loose: bool = False,
 ) -> tuple[Plan, Predictions]:
     """Settle the analytic entries of a plan: every layer's output gets variance target_std^2 in expectation.
 
@@ -98,6 +99,7 @@ def analytic(
         input_var: Its variance.
         inputs: Mean and variance by the name of an input, where they differ.
         recalibrated: Whether running statistics will be set from data, so that every batch norm normalises.
+        loose: Whether ranges of quantised activations will be set from data, so that they cut nothing off.
 
     Returns:
         The plan without analytic entries, and what is expected of it.
@@ -105,7 +107,7 @@ def analytic(
     Raises:
         SchemeError: An input's variance is negative.
     """
-    work = _Work(plan, analysis, recalibrated)
+    work = _Work(plan, analysis, recalibrated, loose)
     sweep = work.swept(input_mean, input_var, inputs or {})
     entries = tuple(work.settled(e) if work.waits(e) else e for e in plan.entries)
     return replace(plan, entries=entries), work.predictions(sweep)
@@ -145,6 +147,7 @@ def by_moments(
     input_var: float | None = None,
     inputs: Callable[[], Mapping[str, tuple[float, float]]] | None = None,
     recalibrated: bool = False,
+    loose: bool = False,
 ) -> Plan:
     """A plan with its analytic entries settled, and warnings of what a reader should know of that.
 
@@ -155,6 +158,7 @@ def by_moments(
         input_var: Its variance, 1 if not given.
         inputs: Measures mean and variance of each input by name; asked where neither is given.
         recalibrated: As for `analytic`.
+        loose: Likewise.
 
     Raises:
         SchemeError: As `analytic`.
@@ -169,6 +173,7 @@ def by_moments(
         input_var=1.0 if input_var is None else input_var,
         inputs=measured,
         recalibrated=recalibrated,
+        loose=loose,
     )
     waiting = {e.id for e in plan.entries if _Work.waits(e)}
     return replace(settled, warnings=(*plan.warnings, *_warnings(made, waiting)))
@@ -195,8 +200,8 @@ def _some(ids: Sequence[str]) -> str:
 class _Work:
     """A plan on its way through a graph."""
 
-    def __init__(self, plan: Plan, analysis: Analysis, recalibrated: bool):
-        self._plan, self._analysis, self._recalibrated = plan, analysis, recalibrated
+    def __init__(self, plan: Plan, analysis: Analysis, recalibrated: bool, loose: bool = False):
+        self._plan, self._analysis, self._recalibrated, self._loose = plan, analysis, recalibrated, loose
         self._entries = {e.id: e for e in plan.entries}
         self._scales = {k.id for k in analysis.kept if k.reason in (SCALE, ZERO_POINT)}
         self._bases: dict[str, Entry] = {}
@@ -235,6 +240,7 @@ class _Work:
             self._layers,
             fed,
             recalibrated=self._recalibrated,
+            loose=self._loose,
             composed=self._composed(),
         )
         sweep.run()

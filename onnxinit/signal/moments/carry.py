@@ -60,6 +60,7 @@ class Sweep:
         layers: By id the weights whose outputs are asked for; two ids of the same bytes have one layer.
         inputs: Mean and variance of an input.
         recalibrated: Whether batch norms normalise, since their statistics will be set from data.
+        loose: Whether quantised activations cut nothing off, since their ranges will be set from data.
         composed: By id the weights whose effective weight, which the graph makes of them, has known moments, at gain 1,
             and whether it is proportional to the gain.
     """
@@ -73,10 +74,12 @@ class Sweep:
         inputs: Callable[[Value], tuple[float, float]],
         *,
         recalibrated: bool = False,
+        loose: bool = False,
         composed: Mapping[str, tuple[Moments, bool]] = MappingProxyType({}),
     ):
         self.graph = graph
         self.recalibrated = recalibrated
+        self.loose = loose
         self._blocks = blocks
         self.layers = layers
         self.without_rule: Counter[str] = Counter()
