@@ -57,7 +57,7 @@ def read_add(site: Site, flow: Flow, values: Values) -> Verdict:
     if size == 1:
         if origin is not None and site.shape and not origin.biased and origin.width == 1:
             return _bias(site, origin, out)
-        return Reading("bias", output=out) if _learned_scalar(site, flow, values) else Constant("a scalar constant")
+        return Reading("bias", output=out) if is_learned_number(site, flow, values) else Constant("a scalar constant")
     if is_mask(values):
         return Constant("a mask, or another table of two or three values")
     operand = node.input(site.at)
@@ -99,7 +99,7 @@ def _stacked(site: Site, origin: Origin) -> bool:
     return bool(batch) and [n for n in site.shape[:-1] if n != 1] == batch
 
 
-def _learned_scalar(site: Site, flow: Flow, values: Values) -> bool:
+def is_learned_number(site: Site, flow: Flow, values: Values) -> bool:
     """Whether one number is learned: it stands with the weights, not with the constants, and is no round one."""
     value, other = _stored(site.node.input(site.at)), _other(site)
     if _is_share(site, flow, values):
@@ -221,7 +221,7 @@ def _read_factor(site: Site, flow: Flow, values: Values, out: Value) -> Verdict:
     starts = is_zero(values) and stored is not None and stored.where != "constant"
     if flow.joins_residual(out) and (starts or not is_round(values)):
         return Reading("layer_scale", output=out)
-    if not _learned_scalar(site, flow, values):
+    if not is_learned_number(site, flow, values):
         return Constant("a scalar constant")
     return _learned_factor(site, out)
 

@@ -33,10 +33,10 @@ _LOOSE = 1e-3
 _MOST = 1 << 24  # elements of a weight that is worked out; a larger one is followed through numbers only
 _MOVES = frozenset({"Identity", "Cast", "CastLike", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Neg"})
 _BARE = 0.9, 1.1  # what a bare standardisation makes the root mean square of a kernel, of few values too
-GAINED = "standardised by the graph, and scaled by a gain that follows the std of the scheme"
 _NEUTRAL = {"bias": 0.0, "norm_shift": 0.0, "running_mean": 0.0}
 
 STANDARDISED = "standardised by the graph: the scheme's std has no effect"
+GAINED = "standardised by the graph, and scaled by a gain that follows the std of the scheme"
 SPECTRAL = "divided by its largest singular value in the graph: the scheme's std has no effect"
 NORMALISED = "normalised by the graph: the scheme's std has no effect"
 MASKED = "masked in the graph: its fans count what is left"
@@ -222,7 +222,7 @@ class _Work:
             own, other = operands if node.op == "Div" or self._holds(operands[0], path) else operands[::-1]
             one = other.shape is not None and all(n == 1 for n in other.shape) and not self._holds(other, path)
             held = evaluate(other, self._leaf({})) if one else None
-            if held is None:
+            if held is None or (node.op == "Div" and not held.any()):
                 return None
             value, number = own, float(number * held.flat[0] if node.op == "Mul" else number / held.flat[0])
         return number if whole and math.isfinite(number) else None
@@ -249,7 +249,7 @@ class _Work:
             recipe = Size(factor, self._tensors[factor].shape, path, tensor.shape, operand, trail)
             parallel, bare = _fits(recipe, leaf)
             if parallel or (bare and factor in scales):
-                self.made.recipes[factor] = recipe
+                self.made.recipes[factor] = replace(recipe, rho=recipe.correlations(leaf))
                 found.whole, found.note = True, "" if parallel else GAINED
                 return
         kernel, places = evaluate(operand, leaf), trail.places(tensor.shape)

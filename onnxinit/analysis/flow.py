@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from onnx import TensorProto
 
@@ -130,11 +131,13 @@ class Flow:
     def scores_words(self, origin: Origin) -> bool:
         """Whether a layer has an output for every row of a table that is looked up, as the decoder of an embedding."""
         shape = origin.weight.shape
-        table = shape if shape is None or shape[0] == origin.width else shape[::-1]
-        return any(
-            node.op == "Gather" and (v := node.input(0)) is not None and v.static and v.shape == table
-            for node in self.view.nodes
-        )
+        return (shape if shape is None or shape[0] == origin.width else shape[::-1]) in self._tables
+
+    @cached_property
+    def _tables(self) -> set[tuple[int | None, ...] | None]:
+        """The shapes of the tables that are looked up."""
+        tables = (node.input(0) for node in self.view.nodes if node.op == "Gather")
+        return {v.shape for v in tables if v is not None and v.static and v.shape is not None}
 
     @staticmethod
     def _before(node: Node) -> Value | None:

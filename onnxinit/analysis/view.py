@@ -412,7 +412,8 @@ class GraphView:
         for node in self.nodes:
             if node.op in ("@Carry", "@If", "@Step"):
                 continue
-            fixed = all(v is None or v.static for v in node.inputs)
+            decide = node.inputs[:1] if node.op == "CastLike" else node.inputs  # of the other only the type counts
+            fixed = all(v is None or v.static for v in decide)
             for made in node.outputs:
                 if made is not None:
                     made.static = fixed

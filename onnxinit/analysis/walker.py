@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict
+from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict, is_learned_number
 from onnxinit.analysis.flow import FLOATS, Flow
 from onnxinit.analysis.low_rank import adds_update, factor_of
 from onnxinit.analysis.norms import Norms
@@ -87,10 +87,10 @@ class Walker:
         """What the uses of a stored tensor say, in topological order."""
         found = [Found(site, self._judge(site, value)) for site in self._sites(value)]
         if not found and value.uses:
-            found = self._statistics(value)
+            found = self._statistics(value) or self._summed_up(value)
         return sorted(found, key=lambda f: f.site.node.index)
 
-    def _sites(self, value: Value) -> Iterator[Site]:
+    def _sites(self, value: Value, *, sums: bool = False) -> Iterator[Site]:
         start = Trail.of([n or 1 for n in value.shape or ()])
         stack: list[tuple[Value, Trail, tuple[Value, Trail] | None]] = [(value, start, None)]
         seen: set[tuple[int, int, int]] = set()
@@ -105,7 +105,7 @@ class Walker:
                 if following is None:
                     following = self._routed(node, at, trail)
                 if following is None:
-                    following = self._composed(node, at, trail)
+                    following = self._composed(node, at, trail, sums=sums)
                 if following is None:
                     following = self._modulated(node, at, trail)
                 if following is None:
@@ -134,6 +134,14 @@ class Walker:
                     return [Found(site, reading)]
             front = [v for n, _ in users for v in n.outputs if v is not None]
         return []
+
+    def _summed_up(self, value: Value) -> list[Found]:
+        """What a graph makes a weight of by sums over it: the modes of a state space, whose kernel they add up to."""
+        read = partial(self.read, value.tensor)
+        if value.dtype not in FLOATS or not is_varied(read) or is_computed(read):
+            return []
+        sites = [site for site in self._sites(value, sums=True) if isinstance(self._judge(site, value), Reading)]
+        return [Found(site, Reading("other", note="summed up in the making of a weight")) for site in sites]
 
     @staticmethod
     def _routed(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
@@ -173,11 +181,13 @@ class Walker:
             front = [v for n, i in users if n.op in _KERNEL_MOVES for v in n.outputs if v is not None]
         return None
 
-    def _composed(self, node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
+    def _composed(self, node: Node, at: int, trail: Trail, *, sums: bool = False) -> list[tuple[Value, Trail]] | None:
         """Through arithmetic that makes another static value; None where this is the end of the way."""
         out = out_value(node)
         if out is None or not out.static:
             return None
+        if node.op in _REDUCTIONS and sums:
+            return [(out, changed(trail.lose(out.shape)).through(node.op))]
         if node.op in _REDUCTIONS:
             return []
         if node.op in _QUANTISERS:
@@ -213,7 +223,8 @@ class Walker:
         if (known := kept(node, at)) is not None:
             learned = known == STATE.format(op=node.op) and is_varied(values)
             return Reading("other", default=0.0, note="a learned first state") if learned else Constant(known)
-        if _size(value) == 1 and math.prod(site.shape) > 1:
+        spread = math.prod(site.shape) > 1 or (value.shape == () and "Expand" in site.trail.via)
+        if _size(value) == 1 and spread:
             return Constant("one value spread over many")
         out = out_value(node)
         role = self.norms.role(node, at)
@@ -259,6 +270,8 @@ class Walker:
         other = next((v for i, v in enumerate(node.inputs) if i != site.at and v is not None), None)
         if node.op == "Add" and other is not None and self.flow.layer_behind(other) is not None:
             return None
+        if math.prod(site.shape) == 1 and node.op in ("Mul", "Div") and is_learned_number(site, self.flow, values):
+            return Reading("other", default=NEUTRAL_FACTOR, note="a factor in the making of a weight")
         if math.prod(site.shape) == 1 or few_values(values) or is_computed(values):
             return FIXED
         if (out := out_value(node)) is not None and self.flow.only_periodic(out):
@@ -273,7 +286,7 @@ class Walker:
             stored, partner = node.input(site.at), node.input(3 - site.at)
             written = stored is not None and stored.in_node and partner is not None
             shared = stored is not None and len({id(n) for n, _ in stored.uses}) > 1
-            if node.op == "InstanceNormalization" or written or shared or self._is_trained(node):
+            if node.op == "InstanceNormalization" or written or shared or self._trained or self._has_statistics(node):
                 return Constant("a scale or shift that does nothing")
         if reading.role == "weight" and len(site.shape) > 2 and node.op == "MatMul" and is_empty(values):
             return Constant("the state that a recurrence starts from, all zeros")
@@ -306,13 +319,21 @@ class Walker:
             return Constant("a computed table of positions") if is_computed(values) else reading
         return reading
 
-    def _is_trained(self, node: Node) -> bool:
-        """Whether a batch norm has statistics of data, but a scale of one and a shift of zero: it learns none."""
-        held = [self.read(v.tensor) if v is not None and v.tensor else None for v in node.inputs[1:5]]
-        if node.op != "BatchNormalization" or len(held) < 4 or any(h is None for h in held):
+    def _has_statistics(self, node: Node) -> bool:
+        """Whether a batch norm has statistics of data, not those that it starts from."""
+        mean, var = node.input(3), node.input(4)
+        if node.op != "BatchNormalization" or mean is None or var is None:
             return False
-        scale, shift, mean, var = (np.asarray(h) for h in held)
-        return bool((scale == 1).all() and not shift.any() and mean.any() and (var != 1).any())
+        return is_varied(partial(self.read, mean.tensor)) and is_varied(partial(self.read, var.tensor))
+
+    @cached_property
+    def _trained(self) -> bool:
+        """Whether some norm of a layer has scales that training moved, so that those that are all ones are none."""
+        norms = (
+            n for n in self.view.nodes if n.op.endswith("Normalization") and not n.op.startswith(("Skip", "Embed"))
+        )
+        scales = (n.input(1) for n in norms)
+        return any(v is not None and v.tensor != "" and is_varied(partial(self.read, v.tensor)) for v in scales)
 
     def _look_up(self, site: Site, reading: Reading) -> Verdict:
         """A look-up by a known or counted index is a position table; one by a router picks an expert."""

@@ -299,3 +299,19 @@ def test_zeros_that_a_gate_forgets_are_a_first_state() -> None:
     text = "h = MatMul(x, w) f = Sigmoid(h) c = Mul(f, b) k = MatMul(x, u) y = Add(c, k)"
     assert role(text, b=np.zeros((1, 8), np.float32)) == ""
     assert role("h = MatMul(x, w) c = Mul(h, b) y = Add(c, x)", b=np.zeros(8, np.float32)) == "layer_scale"
+
+
+def test_what_is_summed_up_to_a_kernel_is_learned() -> None:
+    """The modes of a diagonal state space: their sum is the kernel of a convolution."""
+    model = build(
+        """(float[1,3,16] x) => (y) { e = Exp(a) m = Mul(e, times) k = Exp(m) c = Mul(k, b) f = ReduceSum(c, one)
+        g = Unsqueeze(f, one) y = Conv<group = 3>(x, g) }""",
+        check=False, a=(3, 4, 1), b=(3, 4, 1), times=-np.arange(6, dtype=np.float32), one=np.array([1]),
+    )  # fmt: skip
+    assert roles(model) == {"a": "other", "b": "other", "times": "", "one": ""}
+
+
+def test_a_number_that_scales_a_table_is_learned() -> None:
+    text = "two = Constant<value = float {2.0}>() h = MatMul(x, w) n = Mul(b, t) a = Add(h, n) y = Mul(a, two)"
+    for given, expected in ((0.7134212, "other"), (0.5, "")):
+        assert role(text, b=np.array([given], np.float32), t=(1, 16, 8)) == expected

@@ -387,3 +387,14 @@ def test_reasons_are_plain() -> None:
     assert reasons(unknown) == {"w": "feeds input 1 of Brandnew, which is not known"}
     between = build("(float[4] x) => (y) { y = Conv(x, x, x, w) }", check=False, w=(4,))
     assert reasons(between) == {"w": "feeds input 3 of Conv, which holds no weight there"}
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("op", ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"])
+def test_positions_that_a_fused_norm_adds(op: str, at: int) -> None:
+    operands = "t, h" if at == 0 else "h, t"
+    model = build(
+        f"(float[2,6,8] x) => (y) {{ h = MatMul(x, w) r = Relu(h) y = com.microsoft.{op}({operands}, g) }}",
+        check=False, w=(8, 8), t=(1, 6, 8), g=(8,),
+    )  # fmt: skip
+    assert roles(model) == {"w": "weight", "t": "positional", "g": "norm_scale"}

@@ -99,3 +99,14 @@ def test_a_kernel_of_two_factors_is_two_layers() -> None:
     assert_normal(stored(new, "A"), 1 / 10)
     assert_normal(stored(new, "B"), 1 / math.sqrt(8))
     assert {w.id: (w.fan_in, w.fan_out) for w in result.weights} == {"A": (100, 8), "B": (8, 80)}
+
+
+def test_an_update_of_a_kernel_with_a_weight_norm() -> None:
+    """As in DoRA: y = g (W + B A) / |W + B A| x."""
+    text = """(float[n,100] x) => (float[n,80] y) { p = MatMul (B, A) w = Add (v, p) n = ReduceL2 <axes = [1]> (w)
+        u = Div (w, n) k = Mul (u, g) y = Gemm <transB = 1> (x, k) }"""
+    new, result = fresh(build(text, v=(80, 100), A=(8, 100), B=(80, 8), g=(80, 1)))
+    assert (stored(new, "B") == 0).all()
+    assert weight(result, "g").follows == ("v",)
+    np.testing.assert_allclose(run(new, "k")[0], stored(new, "v"), rtol=1e-5, atol=1e-7)
+    assert_normal(stored(new, "v"), math.sqrt(2 / 100))

@@ -163,14 +163,19 @@ def test_analytic_gains_go_through_a_weight_norm() -> None:
 
 # ---------------------------------------------------------------- standardised kernels
 
-STANDARD = """m = ReduceMean <axes = [1, 2, 3]> (v) c = Sub (v, m) q = Mul (c, c) r = ReduceMean <axes = [1, 2, 3]> (q)
-    e = Add (r, eps) s = Sqrt (e) z = Div (c, s)"""
+
+def standard(i: int | str = "") -> str:
+    """What standardises the kernel v, or vi for a number i, as z or zi."""
+    return f"""m{i} = ReduceMean <axes = [1, 2, 3]> (v{i}) c{i} = Sub (v{i}, m{i}) q{i} = Mul (c{i}, c{i})
+        r{i} = ReduceMean <axes = [1, 2, 3]> (q{i}) e{i} = Add (r{i}, eps) s{i} = Sqrt (e{i}) z{i} = Div (c{i}, s{i})"""
+
+
 CONV = "(float[n,12,9,9] x) => (float[n,20,7,7] y) {{ {k} y = Conv (x, k) }}"
 
 
 def test_a_standardised_kernel_says_that_its_std_does_not_matter() -> None:
     model = build(
-        CONV.format(k=f"{STANDARD} k = Mul (z, root)"), v=(20, 12, 3, 3), root=np.float32(108**-0.5), **NUMBERS
+        CONV.format(k=f"{standard()} k = Mul (z, root)"), v=(20, 12, 3, 3), root=np.float32(108**-0.5), **NUMBERS
     )
     new, result = fresh(model)
     assert weight(result).note == "standardised by the graph: the scheme's std has no effect"
@@ -180,7 +185,7 @@ def test_a_standardised_kernel_says_that_its_std_does_not_matter() -> None:
 def test_the_gain_beside_a_scale_of_the_graph_starts_at_one() -> None:
     """As in networks without norms: gain * standardised / sqrt(fan_in)."""
     model = build(
-        CONV.format(k=f"{STANDARD} p = Mul (z, root) k = Mul (p, g)"),
+        CONV.format(k=f"{standard()} p = Mul (z, root) k = Mul (p, g)"),
         v=(20, 12, 3, 3), g=(20, 1, 1, 1), root=np.float32(108**-0.5), **NUMBERS,
     )  # fmt: skip
     new, result = fresh(model)
@@ -191,7 +196,7 @@ def test_the_gain_beside_a_scale_of_the_graph_starts_at_one() -> None:
 
 def test_a_gain_that_alone_sets_the_size_follows_the_scheme() -> None:
     """As exporters leave it that multiply gain and scale: starting at one it would make the network explode."""
-    model = build(CONV.format(k=f"{STANDARD} k = Mul (z, g)"), v=(20, 12, 3, 3), g=(20, 1, 1, 1), **NUMBERS)
+    model = build(CONV.format(k=f"{standard()} k = Mul (z, g)"), v=(20, 12, 3, 3), g=(20, 1, 1, 1), **NUMBERS)
     new, result = fresh(model)
     effective, drawn = run(new, "k")[0], stored(new, "v")
     np.testing.assert_allclose((effective**2).sum(axis=(1, 2, 3)), (drawn**2).sum(axis=(1, 2, 3)), rtol=1e-5)
@@ -267,6 +272,9 @@ def test_a_donor_gives_the_scale_too(tmp_path: Any) -> None:
     onnx.save(donor, tmp_path / "donor.onnx")
     new, _ = fresh(build(NORMED, v=(64, 40), g=(64, 1)), f"donor:path={tmp_path / 'donor.onnx'}")
     assert (stored(new, "g") == stored(donor, "g")).all() and (stored(new, "v") == 0.25).all()
+    onnx.save(build(NORMED, v=np.full((64, 40), 0.25, np.float32), g=np.float32(1)), tmp_path / "donor.onnx")
+    new, _ = fresh(build(NORMED, v=(64, 40), g=(64, 1)), f"donor:path={tmp_path / 'donor.onnx'}")
+    np.testing.assert_allclose(stored(new, "g"), math.sqrt(40 / 16), rtol=1e-6)  # it has no such scale
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
@@ -306,3 +314,18 @@ def test_a_plan_for_one_layer_alone() -> None:
         new, _ = fresh(model, **options)
         assert (stored(new, "w") == stored(model, "w")).all()
         np.testing.assert_allclose(run(new, "k")[0], stored(new, "v"), rtol=1e-5, atol=1e-7)
+
+
+def test_analytic_gains_know_that_standardised_kernels_sum_to_zero() -> None:
+    """What all inputs share does not get through: of a ReLU's second moment 0.64, so that each layer would lose 0.4."""
+    nodes, held, before = "", dict[str, Any](), "x"
+    for i in range(5):
+        nodes += f"{standard(i)} k{i} = Mul (z{i}, g{i}) h{i} = Conv ({before}, k{i}) y{i} = Relu (h{i}) "
+        held |= {f"v{i}": (24, 24, 3, 3), f"g{i}": (24, 1, 1, 1)}
+        before = f"y{i}"
+    text = f"(float[n,24,16,16] x) => (float[n,24,6,6] y4) {{ {nodes} }}"
+    new, result = fresh(build(text, **held, eps=np.float32(1e-9)), "analytic")
+    x = np.random.default_rng(0).standard_normal((64, 24, 16, 16)).astype(np.float32)
+    assert all(weight(result, f"g{i}").follows == (f"v{i}",) for i in range(5))
+    for h in run(new, *(f"h{i}" for i in range(5)), x=x):
+        assert h.std() == pytest.approx(1.0, rel=0.25)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from onnxinit.analysis import PARAMETER_ROLES, Analysis
+from onnxinit.analysis import PARAMETER_ROLES, Analysis, Weight
 from onnxinit.analysis.activations import function_within
 from onnxinit.analysis.flow import LAYERS
 from onnxinit.analysis.operators.table import SCALE, ZERO_POINT
+from onnxinit.analysis.recipes import Size
 from onnxinit.analysis.view import Node, Value
 from onnxinit.errors import SchemeError
 from onnxinit.plan import (
@@ -259,7 +260,7 @@ class _Work:
             if weight.id in following and weight.effective is not None:
                 found[weight.id] = normal(0.0, weight.effective**2), False
             elif weight.id in following and weight.whole and (known := self._leaf(weight.id)) is not None:
-                found[weight.id] = known, True
+                found[weight.id] = normal(known.mean, known.var, self._correlations(weight)), True
             elif entry is not None and entry.measured is None and factor is not None and factor.axis is not None:
                 gains = entry.gain.values if isinstance(entry.gain, Vector) else (entry.gain,) * len(factor.values)
                 products = tuple(g * f for g, f in zip(gains, factor.values, strict=False))
@@ -267,6 +268,11 @@ class _Work:
                 if asked is not None:
                     found[weight.id] = normal(asked[0], weight.live * asked[1] ** 2), True
         return found
+
+    def _correlations(self, weight: Weight) -> tuple[float, ...]:
+        """Of the elements of an effective weight, along its axes."""
+        recipes = self._analysis.graph.recipes.values() if self._analysis.graph is not None else ()
+        return next((r.rho for r in recipes if isinstance(r, Size) and r.of == weight.path), ())
 
     def _leaf(self, ident: str) -> Moments | None:
         """What a stored tensor will be; None for one that stays as it is stored."""

@@ -289,7 +289,8 @@ class Sweep:
         """A kernel whose moments are known, whatever nodes make it."""
         layer = self.layers.get(ident)
         own = scaled(known, layer.gain) if layer is not None and moves else known
-        return normal(own.mean, own.var, (0.0,) * len(value.shape or ()))
+        rank = len(value.shape or ())
+        return normal(own.mean, own.var, own.rho if len(own.rho) == rank else (0.0,) * rank)
 
     def _fed(self, value: Value) -> Known:
         """An input: what is given for floats, ones for others (masks; an index is not looked at)."""
