@@ -363,3 +363,21 @@ def test_scales_stay_on_request(std: float, told: Told, points: bool) -> None:
     assert {k.id: k.reason for k in result.kept}["s"] == "kept by --keep-scales"
     again = onnxinit.reinit(model, plan=type(result.plan).from_json(result.plan.to_json()))
     assert np.array_equal(tensors(again.model)["w"], held["w"])
+
+
+def test_what_is_drawn_again_counts_once() -> None:
+    """The scale of a weight norm follows from the values drawn, which are then drawn twice."""
+    model = model_of(
+        "(float16[m,60] x) => (float16[m,50] y) { n = ReduceL2<axes = [0]>(v) u = Div(v, n) w = Mul(g, u)"
+        " y = MatMul(x, w) }",
+        alike("v", 10, (60, 50)),
+        numpy_helper.from_array(np.random.default_rng(0).normal(1, 0.1, (1, 50)).astype(np.float16), "g"),
+        opset=13,
+    )
+    result = onnxinit.reinit(model, scheme="normal:std=1e-4")
+    held = tensors(result.model)
+    assert {e.id: str(e.scheme) for e in result.plan.entries}["g"] == "refit"
+    few = sum(
+        int(((np.abs(a) < 2.0**-14) & (a != 0)).sum()) for a in (held["v"].astype(float), held["g"].astype(float))
+    )
+    assert result.warnings[-1].startswith(f"{few} values are subnormal in float16, in ")
