@@ -343,6 +343,19 @@ def test_without_a_zero_point_unsigned_codes_hold_no_negative_values() -> None:
     )
 
 
+def test_scales_of_two_levels_are_kept() -> None:
+    """Blocks whose 8-bit scales have a scale of their own."""
+    text = """(float[m,9] x) => (float[m,5] y) { u = DequantizeLinear(t, g)
+        w = DequantizeLinear<axis = 0, block_size = 3>(q, u) y = MatMul(x, w) }"""
+    scales = codes(TensorProto.FLOAT8E4M3FN, (3, 5), "t")
+    model = by_hand(text, opset=23, q=codes(TensorProto.INT4, (9, 5)), t=scales, g=np.array(0.1, np.float32))
+    result = onnxinit.inspect(model)
+    assert not result.weights
+    assert {k.id: k.reason for k in result.kept}["q"] == (
+        "a quantised weight of MatMul, whose values this version does not draw: its scales are worked out in the graph"
+    )
+
+
 @pytest.mark.parametrize(
     "node, z",
     [

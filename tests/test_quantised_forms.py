@@ -94,6 +94,7 @@ def check(case: Case) -> None:
     result = onnxinit.reinit(case.model, rules=f"w=normal:std={STD}", seed=3)
     assert result.model is not None
     assert result.warnings == ()
+    assert [e.std for e in result.plan.entries if e.id == "w"] == [pytest.approx(STD)]
     try:
         (said,) = session(result.model).run(None, case.feeds)
     except (Missing, Fail, InvalidGraph, RuntimeException) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxinit
 from onnxinit.errors import ModelError
+from onnxinit.model import ModelFile
+from onnxinit.report.written import measure
 
 Array = npt.NDArray[Any]
 STD = 0.1
@@ -258,6 +262,30 @@ def test_codes_and_scales_of_any_type(kind: str, scales: str) -> None:
         assert (np.log2(held["s"].astype(np.float64)) % 1 == 0).all()
 
 
+@pytest.mark.parametrize("kind", ["INT2", "UINT4", "FLOAT4E2M1", "FLOAT8E5M2", "INT16"])
+@pytest.mark.parametrize("raw", [False, True])
+def test_reports_measure_what_stands_in_the_file(kind: str, raw: bool, tmp_path: Path) -> None:
+    number, points = int(getattr(TensorProto, kind)), kind == "UINT4"
+    z, held = (", z", [alike("z", number, (), 7)]) if points else ("", [])
+    stored = alike("w", number, (61, 50))
+    if raw:
+        stored = numpy_helper.from_array(numpy_helper.to_array(stored), "w")
+        stored.data_type = number
+    text = f"(float[m,61] x) => (float[m,50] y) {{ d = DequantizeLinear(w, s{z}) y = MatMul(x, d) }}"
+    model = model_of(text, stored, alike("s", 1, ()), *held, opset=25)
+    model.ir_version = 13
+    onnx.save(model, tmp_path / "m.onnx")
+    result = onnxinit.reinit(tmp_path / "m.onnx", tmp_path / "n.onnx", scheme=f"normal:std={STD}")
+    (found,) = [w for w in measure(ModelFile.open(tmp_path / "n.onnx"), result.plan, result.weights) if w.id == "w"]
+    (written,) = [t for t in onnx.load(tmp_path / "n.onnx").graph.initializer if t.name == "w"]
+    values, scale = numpy_helper.to_array(written).astype(np.float64), tensors(onnx.load(tmp_path / "n.onnx"))
+    zero = scale["z"].astype(np.float64) if points else 0.0
+    assert found.std == pytest.approx(((values - zero) * scale["s"]).std(), rel=1e-6)
+    assert found.std_asked == pytest.approx(STD)
+    whole = numpy_helper.from_array(numpy_helper.to_array(written), "w")
+    assert found.sha256 == hashlib.sha256(whole.raw_data).hexdigest()
+
+
 # ---------------------------------------------------------------- subnormal numbers
 
 LEAST = {"FLOAT": 2.0**-126, "DOUBLE": 2.0**-1022, "FLOAT16": 2.0**-14, "BFLOAT16": 2.0**-126} | {
@@ -335,3 +363,21 @@ def test_scales_stay_on_request(std: float, told: Told, points: bool) -> None:
     assert {k.id: k.reason for k in result.kept}["s"] == "kept by --keep-scales"
     again = onnxinit.reinit(model, plan=type(result.plan).from_json(result.plan.to_json()))
     assert np.array_equal(tensors(again.model)["w"], held["w"])
+
+
+def test_what_is_drawn_again_counts_once() -> None:
+    """The scale of a weight norm follows from the values drawn, which are then drawn twice."""
+    model = model_of(
+        "(float16[m,60] x) => (float16[m,50] y) { n = ReduceL2<axes = [0]>(v) u = Div(v, n) w = Mul(g, u)"
+        " y = MatMul(x, w) }",
+        alike("v", 10, (60, 50)),
+        numpy_helper.from_array(np.random.default_rng(0).normal(1, 0.1, (1, 50)).astype(np.float16), "g"),
+        opset=13,
+    )
+    result = onnxinit.reinit(model, scheme="normal:std=1e-4")
+    held = tensors(result.model)
+    assert {e.id: str(e.scheme) for e in result.plan.entries}["g"] == "refit"
+    few = sum(
+        int(((np.abs(a) < 2.0**-14) & (a != 0)).sum()) for a in (held["v"].astype(float), held["g"].astype(float))
+    )
+    assert result.warnings[-1].startswith(f"{few} values are subnormal in float16, in ")

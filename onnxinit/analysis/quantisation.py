@@ -281,7 +281,9 @@ class Quantisation:
             low, high = 0, (1 << bits) - 1
         unsigned = kind in _UNSIGNED and not form.levels
         path, grain = held_in(source.scale), stored_grain(source, shape)
-        if not path or grain is None or source.scale.dtype not in _SCALES:
+        if not path:
+            raise UnknownFormError("its scales are worked out in the graph")
+        if grain is None or source.scale.dtype not in _SCALES:
             raise UnknownFormError
         middle = float(1 << bits - 1) if unsigned else 0.0
         one = Quantised(path, "", middle, grain, low, high, bits, shape, (), form.levels, form.high_first)

@@ -107,8 +107,9 @@ def shares(weight: Weight) -> Iterator[tuple[float, Block]]:
     parts = parts_of(weight)
     if not parts:
         yield 1.0, block_of(weight, None)
+    total = sum(math.prod(part.shape) for part in parts)  # of packed codes more than there are stored elements
     for part in parts:
         count = len(part.names) or 1
-        share = math.prod(part.shape) / count / weight.size if weight.size else 1.0
+        share = math.prod(part.shape) / count / total if total else 1.0
         for index in range(count):
             yield share, block_of(weight, part, index)

@@ -86,7 +86,7 @@ def _fit(entry: Entry, weight: Weight, analysis: Analysis) -> Entry:
             "plan for this model"
         )
     vector = entry.gain if isinstance(entry.gain, Vector) else None
-    if vector and not vector.fits(owner.shape):
+    if vector and not vector.fits(owner.shape if owner.quantised is None else owner.quantised.shape):
         raise SchemeError(
             f"the plan's gain of '{entry.id}' has {len(vector.values)} values for axis {vector.axis}, "
             f"which does not fit {label(weight)}"

@@ -88,16 +88,17 @@ def fresh(
     own |= {ident: Encoded(analysis.by_id[ident], real, fitting, tally) for ident, real in coded.items()}
     made: dict[str, Fresh] = {}
     for weight in (analysis.by_id[e.id] for e in plan.entries if e.scheme.name == REFIT):
-        own[weight.id] = _following(weight, analysis, made, read) if weight.follows else fitted(weight, fitting)
+        follows = weight.follows
+        own[weight.id] = _following(weight, analysis, made, read, tally) if follows else fitted(weight, fitting)
     for e in plan.entries:
         drawn = own.get(e.draws_as, own[e.id])
         made[analysis.by_id[e.id].path] = Turned(drawn, e.shape) if e.turned else drawn
     return made
 
 
-def _following(weight: Weight, analysis: Analysis, made: Mapping[str, Fresh], read: Read) -> Following:
+def _following(weight: Weight, analysis: Analysis, made: Mapping[str, Fresh], read: Read, tally: Tally) -> Following:
     assert analysis.graph is not None, "the analysis is made by hand: it has no graph that says what follows"
-    return Following(weight, analysis.graph.recipes[weight.path], analysis, made, read)
+    return Following(weight, analysis.graph.recipes[weight.path], analysis, made, read, tally)
 
 
 def _nothing(path: str, run: tuple[int, int] | None = None) -> npt.NDArray[np.generic]:
@@ -176,14 +177,14 @@ class Values:
 
     def _job(self, at: int, count: int, draw: Callable[[int], Floats]) -> Chunk:
         size = self._stored.itemsize
-        return Chunk(at * size, count * size, partial(self._encoded, draw, count))
+        return Chunk(at * size, count * size, partial(self._encoded, draw, at, count))
 
-    def _encoded(self, draw: Callable[[int], Floats], count: int) -> Bytes:
+    def _encoded(self, draw: Callable[[int], Floats], at: int, count: int) -> Bytes:
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
                 encoded = self._stored.encode(draw(count)).reshape(-1)
             if self.tally is not None:
-                encoded = self.tally.rounded(self.weight.id, self._stored, encoded)
+                encoded = self.tally.rounded(self.weight.id, self._stored, encoded, at)
             return encoded.view(np.uint8)
         except OverflowError as e:
             raise ModelError(

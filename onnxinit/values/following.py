@@ -17,6 +17,7 @@ from onnxinit.model import Chunk, Fresh
 from onnxinit.plan import label
 from onnxinit.values.codes import Bytes, Read
 from onnxinit.values.rounding import STORED, Floats, narrowed
+from onnxinit.values.tally import Tally
 
 Array = npt.NDArray[np.generic]
 
@@ -47,6 +48,7 @@ class Following:
         analysis: What the tensors are.
         fresh: The values of the tensors that are drawn, by path.
         read: Those of the others.
+        tally: Counts subnormal numbers, or puts zeros in their place.
     """
 
     weight: Weight
@@ -54,6 +56,7 @@ class Following:
     analysis: Analysis
     fresh: Mapping[str, Fresh]
     read: Read
+    tally: Tally
 
     @property
     def nbytes(self) -> int:
@@ -76,7 +79,8 @@ class Following:
                 "give the missing data, or keep it with --exclude"
             )
         try:
-            return stored.encode(narrowed(cast(Floats, values), self.weight.dtype)).reshape(-1).view(np.uint8)
+            encoded = stored.encode(narrowed(cast(Floats, values), self.weight.dtype)).reshape(-1)
+            return self.tally.rounded(self.weight.id, stored, encoded, 0).view(np.uint8)
         except OverflowError as e:
             raise ModelError(
                 f"{label(self.weight)} cannot hold the {e.args[0]:g} that follows from "

@@ -193,16 +193,17 @@ class Encoded:
         exact: Floats = values.astype(np.float64) if one.bits == _WIDE else values
         each, middle = spread(scale, index), spread(zero, index)
         if not self.fitting.is_fitted(one):
-            self._count(exact / each, middle)
+            self._count(exact / each, middle, chunks[0].offset)
         return encode(exact, each, middle, one, self.weight.dtype)
 
-    def _count(self, ratio: Floats, zero: Numbers | float) -> None:
+    def _count(self, ratio: Floats, zero: Numbers | float, at: int) -> None:
         """Count what lies more than half a step beyond the range, and what becomes zero."""
         one = self._one
         beyond = np.maximum(ratio + zero - one.high, one.low - zero - ratio)
         step = 0.0 if one.levels or self.weight.dtype.startswith("float") else 0.5
         lost = np.count_nonzero((np.abs(ratio) < 0.5) & (ratio != 0)) if step else 0
-        self.tally.coded(self.weight.id, self.weight.dtype, ratio.size, int(np.count_nonzero(beyond > step)), int(lost))
+        cut = int(np.count_nonzero(beyond > step))
+        self.tally.coded(self.weight.id, self.weight.dtype, at, ratio.size, cut, int(lost))
 
 
 @dataclass(frozen=True, slots=True)

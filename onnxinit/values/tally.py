@@ -26,7 +26,7 @@ class _Count:
 
 
 class Tally:
-    """Counts by tensor; any number of threads may add to them.
+    """Counts by tensor; any number of threads may give them, and a run of values that is drawn again counts once.
 
     Args:
         flush: Whether subnormal numbers become zeros of their sign.
@@ -34,39 +34,54 @@ class Tally:
 
     def __init__(self, flush: bool = False):
         self._flush = flush
-        self._counts: dict[tuple[str, str], _Count] = {}
+        self._runs: dict[tuple[str, str, int], _Count] = {}
         self._lock = threading.Lock()
 
-    def rounded(self, ident: str, stored: Stored, encoded: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Values as they are stored, subnormal ones counted, and zeros in their place where they are flushed."""
+    def rounded(self, ident: str, stored: Stored, encoded: npt.NDArray[np.generic], at: int) -> npt.NDArray[np.generic]:
+        """A run of values as they are stored, subnormal ones counted, and zeros in their place where they are flushed.
+
+        Args:
+            ident: The tensor.
+            stored: Its type.
+            encoded: The run.
+            at: Where it begins.
+        """
         few = stored.subnormal(encoded)
         if few is None:
             return encoded
         with self._lock:
-            count = self._counts.setdefault((ident, stored.name), _Count())
-            count.values += encoded.size
-            count.subnormal += int(np.count_nonzero(few))
+            self._runs[ident, stored.name, at] = _Count(encoded.size, int(np.count_nonzero(few)))
         return stored.flushed(encoded, few) if self._flush else encoded
 
-    def coded(self, ident: str, dtype: str, values: int, cut: int, lost: int) -> None:
-        """Add the codes of a quantised tensor whose scale stays.
+    def coded(self, ident: str, dtype: str, at: int, values: int, cut: int, lost: int) -> None:
+        """Take a run of codes of a quantised tensor whose scale stays.
 
         Args:
             ident: The weight.
             dtype: Its type.
-            values: How many.
+            at: Where the run begins.
+            values: How many there are.
             cut: How many of them lay beyond the range.
             lost: How many that are not zero have the code of zero.
         """
         with self._lock:
-            count = self._counts.setdefault((ident, dtype), _Count())
-            count.values += values
-            count.cut += cut
-            count.lost += lost
+            self._runs[ident, dtype, at] = _Count(values, 0, cut, lost)
+
+    def _counts(self) -> dict[tuple[str, str], _Count]:
+        """What was counted of each tensor."""
+        counts: dict[tuple[str, str], _Count] = {}
+        for (ident, dtype, _), run in self._runs.items():
+            total = counts.setdefault((ident, dtype), _Count())
+            total.values += run.values
+            total.subnormal += run.subnormal
+            total.cut += run.cut
+            total.lost += run.lost
+        return counts
 
     def warnings(self) -> Iterator[str]:
         """What a reader should know, one line each."""
-        subnormal = {key: c for key, c in self._counts.items() if c.subnormal}
+        counts = self._counts()
+        subnormal = {key: c for key, c in counts.items() if c.subnormal}
         if subnormal:
             total = sum(c.subnormal for c in subnormal.values())
             kinds = ", ".join(dict.fromkeys(dtype for _, dtype in subnormal))
@@ -76,14 +91,14 @@ class Tally:
                 else "such numbers have fewer digits and slow processors down; --flush-subnormals writes zeros instead"
             )
             yield f"{_number(total, 'value')} subnormal in {kinds}, in {_some(ident for ident, _ in subnormal)}: {done}"
-        cut = {ident: c.cut / c.values for (ident, _), c in self._counts.items() if c.cut > _MUCH * c.values}
+        cut = {ident: c.cut / c.values for (ident, _), c in counts.items() if c.cut > _MUCH * c.values}
         if cut:
             share = max(cut.values())
             yield (
                 f"the range of a scale that stays cuts off up to {share:.0%} of the values of {_some(cut)}: a smaller "
                 "gain by a --rule, or a scale that is fitted, holds them"
             )
-        lost = {ident: c.lost / c.values for (ident, _), c in self._counts.items() if c.lost > c.values / 2}
+        lost = {ident: c.lost / c.values for (ident, _), c in counts.items() if c.lost > c.values / 2}
         if lost:
             share = max(lost.values())
             yield (
