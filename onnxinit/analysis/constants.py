@@ -85,7 +85,7 @@ class Constants:
     def _filled(self, node: Node) -> Known | None:
         shape = node.input(0)
         dims = self._known[shape] if shape is not None else None
-        if dims is None or not 0 <= math.prod(int(n) for n in dims.reshape(-1)) <= MOST:
+        if dims is None or (dims < 0).any() or math.prod(int(n) for n in dims.reshape(-1)) > MOST:
             return None
         given = node.attributes.get("value")
         fill = _stored(given.t) if given is not None else np.zeros(1)

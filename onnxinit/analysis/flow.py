@@ -396,6 +396,8 @@ def layer_width(node: Node, weight: Value) -> int:
     if node.op == "Einsum":
         terms, result = read_equation(node)
         at = node.inputs.index(weight)
+        if at >= len(terms):
+            return 0
         others = {c for i, t in enumerate(terms) if i != at for c in t}
         return math.prod(n for c, n in zip(terms[at], dims, strict=False) if c in result and c not in others - {"."})
     right = node.inputs[0] is not weight
