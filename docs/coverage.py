@@ -63,7 +63,8 @@ WITHOUT = """\
 OWN = """\
 ## Operators of your own
 
-An operator that no table names keeps its tensors and says so. A file describes one, a few lines for each operand:
+An operator that no table names keeps its tensors and says so. A file (`--ops FILE.toml`) describes one, a few lines for
+each operand:
 
 ```toml
 [[operator]]

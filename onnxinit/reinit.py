@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from onnxinit import __version__
-from onnxinit.analysis import Analysis, Weight, analyse, with_stored
+from onnxinit.analysis import Analysis, Weight, analyse, with_stored, without_unused
 from onnxinit.analysis.operators import Operators, load_operators
 from onnxinit.errors import ExpectationError, ModelError, SchemeError
 from onnxinit.model import ModelFile, build, write
@@ -77,6 +77,7 @@ def reinit(
     plan: Plan | File | None = None,
     ops: File | Iterable[File] = (),
     tie_equal: bool = False,
+    prune_unused: bool = False,
     data: Any = None,
     batch_size: int | None = None,
     samples: int | None = None,
@@ -122,6 +123,7 @@ def reinit(
         ops: Files that describe operators which are not known, or otherwise: a path or several. With a plan they stand
             in for those that it was made with.
         tie_equal: Whether weights whose stored values are equal, or equal but for a transposition, stay so.
+        prune_unused: Whether initializers that nothing uses are left out, and inputs of the same name.
         data: Calibration data for schemes that look at signals (`signal.open_feeds` says in what forms); synthetic
             feeds are made if it is not given.
         batch_size: Samples a batch.
@@ -157,20 +159,22 @@ def reinit(
         DataError: The data does not fit the model.
         ExpectationError: With `strict`, a weight could not be scaled.
     """
-    selected = several(rules), several(include), several(exclude)
     asked = Asked(
-        scheme,
-        seed,
-        *selected,
-        allow_unmatched,
-        cascade,
-        materialize,
-        densify,
-        plan,
-        _paths(ops),
-        tie_equal,
-        keep_scales,
-        flush_subnormals,
+        scheme=scheme,
+        seed=seed,
+        rules=several(rules),
+        include=several(include),
+        exclude=several(exclude),
+        allow_unmatched=allow_unmatched,
+        cascade=cascade,
+        materialize=materialize,
+        densify=densify,
+        plan=plan,
+        ops=_paths(ops),
+        tie_equal=tie_equal,
+        keep_scales=keep_scales,
+        prune_unused=prune_unused,
+        flush_subnormals=flush_subnormals,
     ).with_plan()
     workers = _threads(threads)
     told = Calibration(
@@ -184,12 +188,12 @@ def reinit(
     )
     given = _open(model, external_root)
     operators = asked.operators()
-    file, analysis = _understood(given, asked, operators)
+    file, analysis, removed = _understood(given, asked, operators)
     donors = Donors(None if external_root is None else Path(external_root), operators)
-    made, signal = asked.plan_for(analysis, donors, operators), None
-    made = replace(made, arguments={**made.arguments, **told.given()})
+    made, signal = asked.plan_for(analysis, donors, operators, calibrated=calibrate), None
     if spared := _spared(made, analysis, file):
-        file, analysis = _understood(given, asked, operators, spared)
+        file, analysis, removed = _understood(given, asked, operators, spared)
+    made = replace(made, arguments={**made.arguments, **told.given()}, removed=removed)
     told = told.with_activations(analysis, planned=plan is not None, kept=keep_scales)
     if data is not None and not dry_run and (diagnose or told.wanted(made)):
         told = told.opened(file)
@@ -282,6 +286,7 @@ def inspect(
     plan: Plan | File | None = None,
     ops: File | Iterable[File] = (),
     tie_equal: bool = False,
+    prune_unused: bool = False,
     input_mean: float | None = None,
     input_var: float | None = None,
     external_root: File | None = None,
@@ -294,25 +299,27 @@ def inspect(
         ModelError: The model cannot be read.
         SchemeError: A scheme, rule, pattern, seed, plan or described operator is wrong.
     """
-    selected = several(rules), several(include), several(exclude)
     asked = Asked(
-        scheme,
-        seed,
-        *selected,
-        allow_unmatched,
-        cascade,
-        materialize,
-        densify,
-        plan,
-        _paths(ops),
-        tie_equal,
-        keep_scales,
+        scheme=scheme,
+        seed=seed,
+        rules=several(rules),
+        include=several(include),
+        exclude=several(exclude),
+        allow_unmatched=allow_unmatched,
+        cascade=cascade,
+        materialize=materialize,
+        densify=densify,
+        plan=plan,
+        ops=_paths(ops),
+        tie_equal=tie_equal,
+        keep_scales=keep_scales,
+        prune_unused=prune_unused,
     ).with_plan()
     told = Calibration(input_mean=input_mean, input_var=input_var)
     operators = asked.operators()
-    file, analysis = _understood(_open(model, external_root), asked, operators)
+    file, analysis, removed = _understood(_open(model, external_root), asked, operators)
     donors = Donors(None if external_root is None else Path(external_root), operators)
-    made = asked.plan_for(analysis, donors, operators)
+    made = replace(asked.plan_for(analysis, donors, operators), removed=removed)
     if told.wanted(made):
         made, _ = _settled(made, analysis, file, told, donors, dry=True)
     return Inspection.of(file, analysis, made)
@@ -338,14 +345,19 @@ def _open(model: File | onnx.ModelProto, external_root: File | None) -> ModelFil
 
 def _understood(
     file: ModelFile, asked: Asked, operators: Operators, spare: Collection[Weight] = ()
-) -> tuple[ModelFile, Analysis]:
-    """What is in a model, with dense stored tensors for its weights as far as that is asked for."""
+) -> tuple[ModelFile, Analysis, tuple[str, ...]]:
+    """What is in a model: with dense stored tensors for its weights, without unused ones, as far as that is asked for.
+
+    Returns:
+        The file as it will be, what is in it, and the ids of what is left out.
+    """
 
     def read(file: ModelFile) -> Analysis:
         return analyse(file, operators, tie_equal=asked.tie_equal)
 
     generated, sparse = asked.set_to("materialize"), asked.set_to("densify")
-    return with_stored(file, read, generated=generated, sparse=sparse, spare=spare)
+    file, analysis = with_stored(file, read, generated=generated, sparse=sparse, spare=spare)
+    return without_unused(file, analysis, read) if asked.set_to("prune_unused") else (file, analysis, ())
 
 
 def _spared(plan: Plan, analysis: Analysis, file: ModelFile) -> list[Weight]:

@@ -245,7 +245,7 @@ INSPECTED_WEIGHT = [
 def test_the_json_of_an_inspection() -> None:
     data = onnxinit.inspect(LSTM, scheme="he", rules=["tags.bias=keep"]).to_json()
     assert json.loads(json.dumps(data, allow_nan=False)) == data
-    assert list(data) == ["format", "model", "weights", "kept"]
+    assert list(data) == ["format", "model", "weights", "kept", "warnings"]
     assert data["format"] == "onnxinit.inspection/1"
     assert data["model"] == {"path": str(LSTM), "ir_version": 8, "opsets": {"": 17}}
     assert all(list(w) == INSPECTED_WEIGHT for w in data["weights"])

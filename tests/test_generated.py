@@ -111,6 +111,14 @@ def test_what_the_user_keeps_is_still_made_when_the_model_runs() -> None:
     assert onnxinit.reinit(two(), exclude="*", metadata=False).model == two()
 
 
+def test_the_text_says_what_becomes_an_initializer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(two(), tmp_path / "two.onnx")
+    assert command_line(["reinit", str(tmp_path / "two.onnx"), "--dry-run"]) == 0
+    assert "become initializers: 2 tensors\n     2  made at run time so far" in capsys.readouterr().out
+    assert command_line(["reinit", str(tmp_path / "two.onnx"), "--dry-run", "--no-materialize"]) == 0
+    assert "become initializers" not in capsys.readouterr().out
+
+
 def test_what_has_no_values_is_equal_to_nothing() -> None:
     result = onnxinit.reinit(two(), tie_equal=True)
     assert [w.tied_to for w in result.weights] == [(), ()]
@@ -231,31 +239,6 @@ def test_what_is_data_stays(text: str) -> None:
     fresh = onnxinit.reinit(model, metadata=False).model
     assert fresh is not None
     assert list(fresh.graph.node) == list(model.graph.node)
-
-
-LISTS = """(float[n,3] x, bool c) => (float[n,4] y) { b = Constant <value_floats = [0.3, -1.2, 0.7, 0.1]> ()
-    half = Constant <value_float = 0.5> () s = Constant <value_floats = [1.0, 1.0, 1.0, 1.0]> () h = MatMul (x, w)
-    a = Add (h, b) d = Mul (a, half) r = Mul (d, s) y = If <then_branch = t () => (float[n,4] u)
-    { v = Constant <value_floats = [0.9, 0.2, -0.3, 0.4]> () m = MatMul (r, q) u = Add (m, v) },
-    else_branch = e () => (float[n,4] o) { o = Identity (r) }> (c) }"""
-
-
-def test_floats_that_constants_hold_in_attributes_are_weights_too() -> None:
-    model = build(LISTS, w=[3, 4], q=[4, 4])
-    inspection = onnxinit.inspect(model)
-    assert {w.id: (w.role, w.where) for w in inspection.weights} == {
-        "b": ("bias", "attribute"),
-        "If6.then_branch/v": ("bias", "attribute"),
-        "w": ("weight", "initializer"),
-        "q": ("weight", "initializer"),
-    }
-    assert {k.id: k.shape for k in inspection.kept} == {"half": (), "s": (4,)}
-    fresh = onnxinit.reinit(model, rules=["role:bias=constant:value=0.25"], metadata=False).model
-    assert fresh is not None
-    onnx.checker.check_model(fresh)
-    assert (stored(fresh)["b"] == 0.25).all()
-    run(fresh, x=np.ones((2, 3), np.float32), c=np.array(True))
-    assert "value_floats" in str(onnxinit.reinit(model, materialize=False).model)
 
 
 def test_floats_that_a_call_hands_to_a_function_stay() -> None:

@@ -456,7 +456,8 @@ def test_a_table_that_is_looked_up_in_keeps_its_range() -> None:
 
 def test_products_of_integers_have_their_scale_behind_them() -> None:
     """ConvInteger with a scale for each channel, in the product of two scales and as a factor of its own."""
-    for behind in ("f = Mul(a, s) y = Mul(c, f)", "f = Mul(c, a) y = Mul(f, s)"):
+    ways = ("f = Mul(a, s) y = Mul(c, f)", "f = Mul(c, a) y = Mul(f, s)", "f = Mul(s, a) y = Mul(f, c)")
+    for behind in ways:
         model = by_hand(
             "(float[n,4,6,6] x) => (float[n,30,4,4] y) { u, a, b = DynamicQuantizeLinear(x) h = ConvInteger(u, q, b)"
             f" c = Cast<to = 1>(h) {behind} }}",
@@ -472,6 +473,23 @@ def test_products_of_integers_have_their_scale_behind_them() -> None:
         assert len(np.unique(held["s"])) == 30
         assert_std(held["q"] * held["s"].astype(np.float64)[..., None], np.sqrt(2 / 36))
         assert np.isfinite(run(new, x=feed)).all()
+
+
+@pytest.mark.parametrize("behind", ["f = Mul(sx, s) y = Mul(c, f)", "f = Mul(c, sx) y = Mul(f, s)"])
+def test_products_of_integers_between_two_stored_scales(behind: str) -> None:
+    """That of the input's quantiser is none of the weight's."""
+    model = by_hand(
+        "(float[n,60] x) => (float[n,30] y) { u = QuantizeLinear(x, sx, z) h = MatMulInteger(u, q, z)"
+        f" c = Cast<to = 1>(h) {behind} }}",
+        q=codes(TensorProto.INT8, (60, 30)),
+        sx=np.array(1 / 127, np.float32),
+        z=np.array(128, np.uint8),
+        s=np.full(30, 9, np.float32),
+    )
+    new, result = drawn(model)
+    assert {w.id: w.role for w in result.weights} == {"q": "weight", "s": "quant_scale"}
+    assert_std(run(new, x=np.eye(60, dtype=np.float32)).astype(np.float64), np.sqrt(2 / 60))
+    assert arrays(new)["sx"] == np.float32(1 / 127)
 
 
 def test_the_bias_of_a_quantised_convolution_is_in_units_of_its_scales() -> None:
@@ -559,3 +577,61 @@ def test_the_sample_model() -> None:
     kept = {k.id for k in result.kept}
     assert {"image_scale", "conv1_scale", "relu_5"} & kept == {"image_scale", "conv1_scale"}
     assert np.isfinite(run(new, image=np.zeros([1, 1, 28, 28], np.float32))).all()
+
+
+BIASED = {
+    "Conv": ("(float[n,4,6,6] x) => (float[n,30,4,4] y)", (30, 4, 3, 3), 0, "y = Conv(d, k, c)"),
+    "ConvTranspose": ("(float[n,4,6,6] x) => (float[n,30,8,8] y)", (4, 30, 3, 3), 1, "y = ConvTranspose(d, k, c)"),
+    "Gemm": ("(float[n,60] x) => (float[n,30] y)", (60, 30), 1, "y = Gemm(d, k, c)"),
+    "Gemm, transposed": ("(float[n,60] x) => (float[n,30] y)", (30, 60), 0, "y = Gemm<transB = 1>(d, k, c)"),
+}
+
+
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("form", BIASED)
+def test_biases_of_quantise_pairs_are_in_units_of_both_scales(form: str, channels: bool) -> None:
+    """Whatever is drawn, the bias's scale is the product of those of input and kernel, and it means what was drawn."""
+    head, shape, axis, layer = BIASED[form]
+    scales = (30,) if channels else ()
+    model = by_hand(
+        f"{head} {{ q = QuantizeLinear(x, sx, z) d = DequantizeLinear(q, sx, z)"
+        f" k = DequantizeLinear<axis = {axis}>(w, s) c = DequantizeLinear<axis = 0>(b, t) {layer} }}",
+        sx=np.array(0.02, np.float32),
+        z=np.array(3, np.int8),
+        w=codes(TensorProto.INT8, shape, "w"),
+        s=np.full(scales, 1e-3, np.float32),
+        b=np.ones(30, np.int32),
+        t=np.full(scales, 2e-5, np.float32),
+    )
+    new, result = drawn(model, rules=["b=normal:std=0.4"])
+    held = arrays(new)
+    assert {w.id: w.role for w in result.weights} == {
+        "w": "weight", "s": "quant_scale", "b": "bias", "t": "quant_scale"
+    }  # fmt: skip
+    np.testing.assert_allclose(held["t"], np.float32(0.02) * held["s"], rtol=1e-6)
+    layer = by_hand(
+        "(float[n,60] x) => (float[n,30] y) { y = Gemm(x, w, b) }",
+        w=np.ones((60, 30), np.float32),
+        b=np.ones(30, np.float32),
+    )
+    alone = onnxinit.reinit(layer, rules=["b=normal:std=0.4"], seed=3).model
+    assert alone is not None
+    np.testing.assert_allclose(dequantised(new, "b"), arrays(alone)["b"], atol=0.5001 * float(held["t"].max()))
+
+
+def test_the_bias_of_a_quantised_product() -> None:
+    model = by_hand(
+        "(uint8[n,60] x) => (float[n,30] y) { y = com.microsoft.QGemm(x, sx, z, w, s, v, b) }",
+        opset=17,
+        sx=np.array(0.02, np.float32),
+        z=np.array(128, np.uint8),
+        w=codes(TensorProto.INT8, (60, 30), "w"),
+        s=np.full(30, 1e-3, np.float32),
+        v=np.zeros(30, np.int8),
+        b=np.ones(30, np.int32),
+    )
+    new, _ = drawn(model, rules=["b=normal:std=0.4"])
+    held = arrays(new)
+    said = run(new, x=np.full((1, 60), 128, np.uint8)).astype(np.float64)[0]  # codes of zero: the bias alone
+    np.testing.assert_allclose(said, held["b"] * np.float64(np.float32(0.02)) * held["s"], rtol=1e-5)
+    assert said.std() == pytest.approx(0.4, rel=5 / np.sqrt(60))

@@ -1,11 +1,11 @@
 """What each tensor of a model is: role, layout, fans, activations around it, or why it is kept."""
 
 from onnxinit.analysis.analyse import analyse
+from onnxinit.analysis.forms import CODES, zero_points
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.packing import packed, unpacked
-from onnxinit.analysis.quantisation import CODES, zero_points
 from onnxinit.analysis.sparse import dense, pattern_of, positions
-from onnxinit.analysis.storing import with_stored
+from onnxinit.analysis.storing import with_stored, without_unused
 from onnxinit.analysis.weight import (
     FAN_ROLES,
     LINEAR,
@@ -45,5 +45,6 @@ __all__ = [
     "positions",
     "unpacked",
     "with_stored",
+    "without_unused",
     "zero_points",
 ]

@@ -204,8 +204,18 @@ AFTER_BIAS: Mapping[str, tuple[str, str]] = {
 }
 # Layers that apply one always, and what some call those that they name.
 _WITHIN: Mapping[str, tuple[str, str]] = {"GemmFastGelu": ("com.microsoft", "FastGelu")}
-_SPELLED = {"none": "", "relu": "Relu", "gelu": "Gelu", "silu": "Swish", "swish": "Swish", "sigmoid": "Sigmoid"}
-_FUSING = frozenset({"", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
+_SPELLED = {
+    "none": "",
+    "relu": "Relu",
+    "gelu": "Gelu",
+    "silu": "Swish",
+    "swish": "Swish",
+    "sigmoid": "Sigmoid",
+    "logistic": "Sigmoid",
+    "softmax": "Softmax",
+    "softmax_zero": "Softmax",
+}
+_FUSING = frozenset({"", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
 
 
 def fused(node: Node) -> Activation | None:
@@ -230,7 +240,7 @@ def _within(node: Node) -> tuple[str, str] | None:
         return None
     if node.op in AFTER_BIAS or node.op in _WITHIN:
         return AFTER_BIAS.get(node.op) or _WITHIN[node.op]
-    kind = node.string_attribute("activation")
+    kind = node.string_attribute("activation") or node.string_attribute("post_transform")
     kind = _SPELLED.get(kind.lower(), kind)
     return ("", kind) if kind else None
 

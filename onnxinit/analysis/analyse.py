@@ -14,11 +14,12 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from onnxinit import plugins
+from onnxinit.analysis.arithmetic import RATES
 from onnxinit.analysis.assembly import Assembly, Told
 from onnxinit.analysis.composed import Compositions, Tensor, compositions
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS, LAYERS, Flow
-from onnxinit.analysis.keeping import stored_aside
+from onnxinit.analysis.keeping import in_constant, stored_aside
 from onnxinit.analysis.low_rank import NOTE, is_outer
 from onnxinit.analysis.norms import find_norms
 from onnxinit.analysis.operators import DOMAINS, NARROW, SCALE, WIDE, Operators, Reading, Site
@@ -26,13 +27,14 @@ from onnxinit.analysis.quantisation import Codes, Quantisation
 from onnxinit.analysis.recurrence import find_cells
 from onnxinit.analysis.required import check_required
 from onnxinit.analysis.shapes import fill_shapes
+from onnxinit.analysis.statics import evaluate
 from onnxinit.analysis.surroundings import Surroundings
 from onnxinit.analysis.trail import Trail
 from onnxinit.analysis.view import GraphView, Node, Value
-from onnxinit.analysis.walker import Found, Walker
+from onnxinit.analysis.walker import Found, Read, Walker
 from onnxinit.analysis.weight import Analysis
 from onnxinit.errors import ModelError
-from onnxinit.model import ModelFile, StoredTensor
+from onnxinit.model import LISTS, ModelFile, StoredTensor
 
 
 def analyse(file: ModelFile, operators: Operators | None = None, *, tie_equal: bool = False) -> Analysis:
@@ -60,7 +62,7 @@ def analyse(file: ModelFile, operators: Operators | None = None, *, tie_equal: b
         constants = Constants(read)
         norms = find_norms(view, constants)
         walker = Walker(view, norms, Flow(view), read, operators)
-        tensors = _start_as_nothing(_name_cells(view, _read_all(file, view, walker, read)), walker.flow)
+        tensors = _with_starts(_name_cells(view, _read_all(file, view, walker, read)), walker)
         made = _composed(tensors, read)
         tensors = _with_followers(tensors, made)
         assembly = Assembly(file, tensors, Surroundings(view, constants, norms), made)
@@ -121,6 +123,10 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker, read: Reader) ->
     quantisation = Quantisation(walker, read.runs)
     for path, stored in file.tensors.items():
         held = tuple(values.get(path, ()))
+        if stored.storage in LISTS and not held and not in_constant(file.proto, path):
+            continue  # a setting, or listed with what its operator holds
+        if held and held[0].where == "attribute":
+            stored = replace(stored, dims=tuple(n or 0 for n in held[0].shape or ()))
         if not held:
             tensors[path] = Told(stored, held, reason=stored_aside(file.proto, path))
         elif 0 in stored.dims:
@@ -129,7 +135,8 @@ def _read_all(file: ModelFile, view: GraphView, walker: Walker, read: Reader) ->
             tensors[path] = Told(stored, held, reason="stored sparse, of a type that is not drawn")
         elif stored.data_type in FLOATS:
             found = [f for value in held for f in walker.readings(value)]
-            tensors[path] = Told(stored, held, tuple(sorted(found, key=lambda f: f.site.node.index)))
+            found.sort(key=lambda f: f.site.node.index)
+            tensors[path] = Told(stored, held, tuple(found), paired=quantisation.pair(stored, held, found))
         else:
             codes = quantisation.read(stored, held) if stored.data_type in NARROW | WIDE else Codes()
             reason = "" if codes.found else codes.reason or _of_integers(stored)
@@ -171,15 +178,31 @@ def _name_cells(view: GraphView, tensors: dict[str, Told]) -> dict[str, Told]:
     return tensors
 
 
-def _start_as_nothing(tensors: Mapping[str, Told], flow: Flow) -> dict[str, Told]:
-    """Let the outer factors of low-rank updates start as zero."""
+def _with_starts(tensors: Mapping[str, Told], walker: Walker) -> dict[str, Told]:
+    """The tensors, with what some start as: the outer factors of low-rank updates at zero, rates of decay at -1."""
     found: dict[str, Told] = {}
     for path, tensor in tensors.items():
         uses = [(f.site, f.verdict) for f in tensor.found if isinstance(f.verdict, Reading)]
-        if any(reading.role == "weight" and is_outer(site, reading, flow) for site, reading in uses):
+        if any(reading.role == "weight" and is_outer(site, reading, walker.flow) for site, reading in uses):
             tensor = replace(tensor, found=tuple(Found(s, replace(r, default=0.0, note=NOTE)) for s, r in uses))
+        elif any(reading.note == RATES for _, reading in uses):
+            start = _decaying(path, tensor, uses[0][0], walker.read)
+            tensor = replace(tensor, found=tuple(Found(s, replace(r, default=start)) for s, r in uses))
         found[path] = tensor
     return found
+
+
+def _decaying(path: str, tensor: Told, site: Site, read: Read) -> float:
+    """The value of a tensor that makes the rate -1 of it: 0 where the graph takes -exp(a), else -1 itself or 1."""
+    operand = site.node.input(site.at)
+
+    def rate(start: float) -> npt.NDArray[np.float64] | None:
+        held = np.full(tensor.shape, start)
+        return evaluate(operand, lambda p: held if p == path else read(p)) if operand is not None else None
+
+    if (made := rate(0.0)) is not None and np.allclose(np.abs(made), 1.0):
+        return 0.0
+    return next((s for s in (-1.0, 1.0) if (made := rate(s)) is not None and np.allclose(made, -1.0)), -1.0)
 
 
 def _composed(tensors: Mapping[str, Told], read: Reader) -> Compositions:

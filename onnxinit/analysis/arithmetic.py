@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from onnxinit.analysis.activations import PRELU_SLOPE
-from onnxinit.analysis.flow import Flow, Origin
+from onnxinit.analysis.flow import MOVES, Flow, Origin
 from onnxinit.analysis.operators import Reading, Site, out_value
 from onnxinit.analysis.tables import (
     Values,
@@ -27,6 +27,7 @@ from onnxinit.analysis.tables import (
 from onnxinit.analysis.trail import Tile
 from onnxinit.analysis.view import Value
 
+RATES = "rates in an exponent, as of a state that decays"
 NEUTRAL_FACTOR = 1.0  # what a learned factor of no known role starts as: it changes nothing
 
 
@@ -56,13 +57,15 @@ def read_add(site: Site, flow: Flow, values: Values) -> Verdict:
     if size == 1:
         if origin is not None and site.shape and not origin.biased and origin.width == 1:
             return _bias(site, origin, out)
-        return Reading("bias", output=out) if _learned_scalar(site, flow, values) else Constant("a scalar constant")
+        return Reading("bias", output=out) if is_learned_number(site, flow, values) else Constant("a scalar constant")
     if is_mask(values):
         return Constant("a mask, or another table of two or three values")
     operand = node.input(site.at)
     if site.trail.lost and operand is not None and operand.shape is not None and None in operand.shape:
         return Reading("positional", output=out)  # a table of a length that the feed decides
     if origin is not None and size == origin.width and (len(long) == 1 or origin.spread):
+        if len(site.shape) > 1 and operand is not None and operand.where == "constant" and is_empty(values):
+            return Constant("the state that a recurrence starts from, all zeros")
         if len(site.shape) > 1 and flow.scores_words(origin) and is_empty(values):
             return Constant("zeros added to the scores of words, where a caller may put what it wants to favour")
         return _bias(site, origin, out)
@@ -96,12 +99,24 @@ def _stacked(site: Site, origin: Origin) -> bool:
     return bool(batch) and [n for n in site.shape[:-1] if n != 1] == batch
 
 
-def _learned_scalar(site: Site, flow: Flow, values: Values) -> bool:
+def is_learned_number(site: Site, flow: Flow, values: Values) -> bool:
     """Whether one number is learned: it stands with the weights, not with the constants, and is no round one."""
     value, other = _stored(site.node.input(site.at)), _other(site)
+    if _is_share(site, flow, values):
+        return True
     quantised = other is not None and other.producer is not None and other.producer.op == "DynamicQuantizeLinear"
     apart = bool(site.shape) or flow.keeps_numbers_in_nodes  # some exporters store every number as an initializer
     return apart and value is not None and value.where == "initializer" and not quantised and not is_round(values)
+
+
+def _is_share(site: Site, flow: Flow, values: Values) -> bool:
+    """Whether a number is one of several learned ones that a sum of signals weighs its terms by, after a function.
+
+    That of fast normalised fusion: w = relu(w), w / (sum w + eps), or of a softmax.
+    """
+    held, other = values(), _other(site)
+    fed = other is not None and flow.carries_signal(other) and not flow.is_raw_input(other)
+    return held is not None and held.size > 1 and site.trail.derived and fed and not is_computed(values)
 
 
 def _stored(value: Value | None) -> Value | None:
@@ -132,6 +147,8 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
     slope = flow.slope_default(node, site.at, PRELU_SLOPE)
     if slope is not None:
         return Reading("prelu_slope", output=out, source=other, default=slope)
+    if _is_gate(other) and is_empty(values):
+        return Constant("the state that a recurrence starts from, all zeros")
     stored = node.input(site.at)
     written = stored is not None and stored.in_node
     if few_values(values, 1) and (written or flow.is_raw_input(other)):
@@ -139,10 +156,14 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
     missing = len(out.shape or site.shape) - len(site.shape)  # axes that broadcasting puts in front
     summed = [i - missing for i in flow.summed_axes(out) or () if i >= missing]
     if any(site.shape[i] != 1 for i in summed):
+        if len(nontrivial(site.shape)) > 1 and few_values(values, 1):
+            return Constant("equal shares of a mean")
         tiles: list[list[Tile]] = [[(n, "in" if i in summed else "block")] for i, n in enumerate(site.shape)]
         return Reading("weight", tiles, output=out, source=other)
     if not flow.carries_signal(other):
         return Constant("a factor of positions or masks")
+    if node.op == "Mul" and flow.feeds_exponent(out):
+        return Reading("other", output=out, default=NEUTRAL_FACTOR, note=RATES)
     if len(nontrivial(site.shape)) > 1 and flow.reaches_softmax(out) and not few_values(values, 1):
         # a table of scores, gated
         return Constant("a computed table of positions") if is_computed(values) else Reading("positional", output=out)
@@ -160,8 +181,26 @@ def read_mul(site: Site, flow: Flow, values: Values) -> Verdict:
 
 
 def _learned_factor(site: Site, out: Value) -> Reading:
-    """A factor of no known role: one, unless it is a function of what is stored."""
-    return Reading("other", output=out, default=None if site.trail.derived else NEUTRAL_FACTOR)
+    """A factor of no known role: one, unless its logarithm is stored."""
+    return Reading("other", output=out, default=None if "Exp" in site.trail.via else NEUTRAL_FACTOR)
+
+
+def _is_gate(value: Value) -> bool:
+    """Whether a sigmoid made a signal, at most moved since."""
+    for _ in range(6):
+        node = value.producer
+        before = node.input(0) if node is not None and node.op in MOVES else None
+        if before is None:
+            return node is not None and node.op == "Sigmoid"
+        value = before
+    return False
+
+
+def read_limit(site: Site, flow: Flow, values: Values) -> Verdict:
+    """Max and Min with a static operand: a learned threshold for every channel, or a bound."""
+    if math.prod(site.shape) == 1 or few_values(values) or values() is None:
+        return Constant(f"a bound of {site.node.op}")
+    return Reading("other", output=out_value(site.node), default=0.0, note="a learned threshold")
 
 
 def _outer(site: Site, other: Value) -> list[list[Tile]] | None:
@@ -178,9 +217,11 @@ def _outer(site: Site, other: Value) -> list[list[Tile]] | None:
 
 def _read_factor(site: Site, flow: Flow, values: Values, out: Value) -> Verdict:
     """One number that a signal is multiplied by: the gain of a residual branch, or a constant."""
-    if flow.joins_residual(out) and (is_zero(values) or not is_round(values)):
+    stored = site.node.input(site.at)
+    starts = is_zero(values) and stored is not None and stored.where != "constant"
+    if flow.joins_residual(out) and (starts or not is_round(values)):
         return Reading("layer_scale", output=out)
-    if not _learned_scalar(site, flow, values):
+    if not is_learned_number(site, flow, values):
         return Constant("a scalar constant")
     return _learned_factor(site, out)
 
@@ -215,4 +256,6 @@ ARITHMETIC: dict[str, Callable[[Site, Flow, Values], Verdict]] = {
     "Div": read_mul,
     "Concat": read_concat,
     "Where": read_where,
+    "Max": read_limit,
+    "Min": read_limit,
 }

@@ -11,7 +11,8 @@ from onnx import TensorProto
 from onnxinit.analysis.arithmetic import Constant
 from onnxinit.analysis.composed import FOLLOWS, Composition, Compositions, masked
 from onnxinit.analysis.constants import Constants
-from onnxinit.analysis.generated import generated_weights, lists_in_constants
+from onnxinit.analysis.folded import looks_folded
+from onnxinit.analysis.generated import generated_weights
 from onnxinit.analysis.graph import Graph
 from onnxinit.analysis.keeping import attribute_lists, unused_id
 from onnxinit.analysis.levels import with_levels
@@ -50,6 +51,7 @@ class Told:
     found: tuple[Found, ...] = ()
     reason: str = ""  # why it is kept, for one that is not read as a weight could be
     quantised: Quantised | None = None
+    paired: Quantised | None = None
     fitted: tuple[str, tuple[Use, ...]] | None = None  # role and uses, for one that follows quantised weights
 
     @property
@@ -115,11 +117,12 @@ class Assembly:
         taken = set(self._ids.values())
         made = list(generated_weights(nodes, walker, constants, taken))
         kept.extend(m.kept for m in made)
-        kept.extend(lists_in_constants(nodes, walker, {m.stored.path for m in made}, taken))
         kept.extend(attribute_lists(nodes, taken))
         normless = not normed and any(w.role == "weight" for w in weights)
         depth = sum(w.role == "layer_scale" for w in weights)
-        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made), tuple(self._aside(kept)))
+        folded = normless and looks_folded(nodes)
+        aside = tuple(self._aside(kept))
+        return Analysis(tuple(weights), tuple(kept), normless, depth, tuple(made), aside, folded)
 
     def _aside(self, kept: Iterable[Kept]) -> Iterator[Weight]:
         """What is kept as scales and zero points, each with its role."""
@@ -193,6 +196,7 @@ class Assembly:
             default=reading.default,
             note=composed.note or (FOLLOWS[type(recipe)] if recipe is not None else reading.note),
             quantised=tensor.quantised,
+            paired=tensor.paired,
             factor=composed.factor,
             live=share if composed.live is None else share * float(composed.live.mean()),
             pattern=Pattern(pattern_of(path), stored.dims[0]) if tensor.sparse else None,
@@ -265,6 +269,8 @@ def _first_results(value: Value) -> list[Value]:
 
 def _reason(tensor: Told, value: Value | None) -> str:
     """Why a tensor is kept, in words that many tensors share."""
+    if tensor.values and not any(v.uses or v.is_output for v in tensor.values):
+        return "nothing uses it"
     if tensor.reason or value is None:
         return tensor.reason
     constants = [f.verdict.reason for f in tensor.found if isinstance(f.verdict, Constant)]
@@ -272,7 +278,7 @@ def _reason(tensor: Told, value: Value | None) -> str:
         return constants[0]
     if value.uses:
         return "only its shape, or what is counted up from it, is used"
-    return "handed out by the model as it is" if value.is_output else "nothing uses it"
+    return "handed out by the model as it is"
 
 
 def _mean_fans(layout: Layout | None) -> tuple[float | None, float | None]:

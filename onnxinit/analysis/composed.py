@@ -19,23 +19,29 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from onnxinit.analysis.operators import Reading, Site
+from onnxinit.analysis.operators import Reading
 from onnxinit.analysis.recipes import Copy, Recipe, Singular, Size
 from onnxinit.analysis.statics import Array, Leaf, Numbers, evaluate, leaves
 from onnxinit.analysis.tables import is_round
+from onnxinit.analysis.trail import Trail
 from onnxinit.analysis.view import Value
 from onnxinit.analysis.walker import DIVISOR, FIXED, Found, Read
 from onnxinit.analysis.weight import FAN_ROLES, Factor, Layout, Part
 
 _NEAR = 1e-6  # float64 all the way; an eps beside values near one is 1e-5 at most, and only `_LOOSE` meets it
 _LOOSE = 1e-3
+_MOST = 1 << 24  # elements of a weight that is worked out; a larger one is followed through numbers only
+_MOVES = frozenset({"Identity", "Cast", "CastLike", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Neg"})
 _BARE = 0.9, 1.1  # what a bare standardisation makes the root mean square of a kernel, of few values too
-GAINED = "standardised by the graph, and scaled by a gain that follows the std of the scheme"
 _NEUTRAL = {"bias": 0.0, "norm_shift": 0.0, "running_mean": 0.0}
 
 STANDARDISED = "standardised by the graph: the scheme's std has no effect"
+GAINED = "standardised by the graph, and scaled by a gain that follows the std of the scheme"
 SPECTRAL = "divided by its largest singular value in the graph: the scheme's std has no effect"
 NORMALISED = "normalised by the graph: the scheme's std has no effect"
+MASKED = "masked in the graph: its fans count what is left"
+SCALED = "scaled in the graph: its gain makes up for that"
+UNKNOWN = "made into another in the graph, and too large for that to be looked at"
 FOLLOWS = {
     Size: "follows the weight that it scales, so that the effective weight has the std of the drawn one",
     Singular: "a singular vector of the weight that it divides, which it follows",
@@ -121,8 +127,13 @@ class _Work:
 
     # ------------------------------------------------------------ what tensors are taken to hold
 
-    def _leaf(self, given: Mapping[str, Array]) -> Leaf:
-        """What a tensor holds: what is given, what it follows from, its default, or, where it is kept, its values."""
+    def _leaf(self, given: Mapping[str, Array], seed: int = 0) -> Leaf:
+        """What a tensor holds: what is given, what it follows from, its default, or, where it is kept, its values.
+
+        Args:
+            given: By path.
+            seed: Of what other weights are taken to hold.
+        """
 
         def leaf(path: str) -> Array | None:
             if path in given:
@@ -132,16 +143,16 @@ class _Work:
             tensor = self._tensors.get(path)
             if tensor is None or not (tensor.role or tensor.stale):
                 held = self._read(path)
-                return held if held is not None or tensor is None or tensor.found else _probe(tensor.shape, 2)
+                return held if held is not None or tensor is None or tensor.found else _probe(tensor.shape, seed + 2)
             if tensor.stale or (tensor.role in FAN_ROLES and tensor.default is None):
-                return _probe(tensor.shape, 2)
+                return _probe(tensor.shape, seed + 2)
             neutral = _NEUTRAL.get(tensor.role, 1.0) if tensor.default is None else tensor.default
             return np.full(tensor.shape, neutral)
 
         return leaf
 
-    def _kernel(self, path: str, operand: Value, weight: Numbers) -> Numbers | None:
-        return evaluate(operand, self._leaf({path: weight}))
+    def _kernel(self, path: str, operand: Value, weight: Numbers, seed: int = 0) -> Numbers | None:
+        return evaluate(operand, self._leaf({path: weight}, seed))
 
     # ------------------------------------------------------------ copies
 
@@ -163,18 +174,27 @@ class _Work:
 
     def compose(self, path: str, tensor: Tensor) -> None:
         """Say what the graph makes of a weight at its uses."""
-        if not any(site.trail.derived for site in _sites(tensor)):
+        ends = list(_ends(tensor))
+        if not any(trail.derived for _, trail in ends):
+            return
+        found = self.made.of[path] = Composition()
+        numbers = {self._number(path, value, trail) for value, trail in ends}
+        number = numbers.pop() if len(numbers) == 1 else None
+        if number is not None:
+            _settle(found, np.full([1] * len(tensor.shape), number))
+            return
+        if math.prod(tensor.shape) > _MOST:
+            found.note = UNKNOWN
             return
         factors = np.full(math.prod(tensor.shape), np.nan)
-        found = Composition()
-        for site in _sites(tensor):
-            operand, places = site.node.input(site.at), site.trail.places(tensor.shape)
-            if operand is None or not operand.static or places is None:
+        for operand, trail in ends:
+            places = trail.places(tensor.shape)
+            if places is None:
                 continue
-            if not site.trail.derived:
+            if not trail.derived:
                 self._enter(factors, places, np.ones(int((places >= 0).sum())))
                 continue
-            kernels = [self._kernel(path, operand, _probe(tensor.shape, seed)) for seed in (0, 1)]
+            kernels = [self._kernel(path, operand, _probe(tensor.shape, seed), seed) for seed in (0, 1)]
             first, second = (_ratio(k, _probe(tensor.shape, seed), places) for seed, k in enumerate(kernels))
             if first is None or second is None or kernels[0] is None:
                 continue
@@ -183,10 +203,33 @@ class _Work:
                 continue
             doubled = self._kernel(path, operand, 2 * _probe(tensor.shape, 0))
             if doubled is not None and np.allclose(doubled, kernels[0], rtol=_LOOSE, atol=_LOOSE * _rms(kernels[0])):
-                self._normalised(path, tensor, site, operand, found)
+                self._normalised(path, tensor, operand, trail, found)
         if np.isfinite(factors).any():
             _settle(found, factors.reshape(tensor.shape))
-        self.made.of[path] = found
+
+    def _number(self, path: str, value: Value, trail: Trail) -> float | None:
+        """The one number that a weight is multiplied by on the way to a value; None where more becomes of it."""
+        number, whole = 1.0, math.prod(trail.extent) == math.prod(n or 0 for n in value.shape or ())
+        while value.tensor != path:
+            node, operands = value.producer, list[Value]()
+            if node is not None and not node.domain:
+                operands = [v for v in node.inputs if v is not None]
+            if node is not None and operands and node.op in _MOVES:
+                value = operands[0]
+                continue
+            if node is None or len(operands) != 2 or node.op not in ("Mul", "Div"):
+                return None
+            own, other = operands if node.op == "Div" or self._holds(operands[0], path) else operands[::-1]
+            one = other.shape is not None and all(n == 1 for n in other.shape) and not self._holds(other, path)
+            held = evaluate(other, self._leaf({})) if one else None
+            if held is None or (node.op == "Div" and not held.any()):
+                return None
+            value, number = own, float(number * held.flat[0] if node.op == "Mul" else number / held.flat[0])
+        return number if whole and math.isfinite(number) else None
+
+    @staticmethod
+    def _holds(value: Value, path: str) -> bool:
+        return any(v.tensor == path for v in leaves(value))
 
     @staticmethod
     def _enter(factors: Numbers, places: npt.NDArray[np.int64], ratio: Numbers) -> None:
@@ -195,7 +238,7 @@ class _Work:
         unread = np.isnan(factors[own])
         factors[own[unread]] = ratio[unread]
 
-    def _normalised(self, path: str, tensor: Tensor, site: Site, operand: Value, found: Composition) -> None:
+    def _normalised(self, path: str, tensor: Tensor, operand: Value, trail: Trail, found: Composition) -> None:
         """A kernel that does not get larger with its weight: what follows from the weight, or a note that it is so."""
         leaf = self._leaf({path: _probe(tensor.shape, 0)})
         others = dict.fromkeys(v.tensor for v in leaves(operand) if v.tensor in self._tensors and v.tensor != path)
@@ -203,13 +246,13 @@ class _Work:
         scales = [p for p in small if self._role(p) == "other" and p not in self.made.recipes]
         few = [p for p in small if self._is_short_scale(p, len(tensor.shape)) and p not in self.made.recipes]
         for factor in (*scales, *few):
-            recipe = Size(factor, self._tensors[factor].shape, path, tensor.shape, operand, site.trail)
+            recipe = Size(factor, self._tensors[factor].shape, path, tensor.shape, operand, trail)
             parallel, bare = _fits(recipe, leaf)
             if parallel or (bare and factor in scales):
-                self.made.recipes[factor] = recipe
+                self.made.recipes[factor] = replace(recipe, rho=recipe.correlations(leaf))
                 found.whole, found.note = True, "" if parallel else GAINED
                 return
-        kernel, places = evaluate(operand, leaf), site.trail.places(tensor.shape)
+        kernel, places = evaluate(operand, leaf), trail.places(tensor.shape)
         ratio = _ratio(kernel, _probe(tensor.shape, 0), places) if places is not None else None
         if kernel is None or ratio is None or len(set(np.sign(ratio).tolist())) > 1:
             found.note = STANDARDISED
@@ -253,16 +296,17 @@ class _Work:
                 return
 
 
-def _sites(tensor: Tensor) -> Iterator[Site]:
-    """The uses that decide a tensor's role."""
-    for found in tensor.found:
-        if isinstance(found.verdict, Reading) and found.verdict.role == tensor.role:
-            yield found.site
+def _ends(tensor: Tensor) -> Iterator[tuple[Value, Trail]]:
+    """What the uses that decide a tensor's role read of it, before a signal meets it, and how it stands there."""
+    for site in (f.site for f in tensor.found if isinstance(f.verdict, Reading) and f.verdict.role == tensor.role):
+        value, trail = site.fixed or (site.node.input(site.at), site.trail)
+        if value is not None and value.static:
+            yield value, trail
 
 
 def _probe(shape: tuple[int, ...], seed: int) -> Numbers:
-    """A made-up weight."""
-    return np.random.Generator(np.random.SFC64(seed)).standard_normal(shape)
+    """A made-up weight, of mean zero and root mean square one."""
+    return math.sqrt(12.0) * (np.random.Generator(np.random.SFC64(seed)).random(shape) - 0.5)
 
 
 def _rms(x: Numbers) -> float:
@@ -296,11 +340,15 @@ def _settle(found: Composition, factors: Numbers) -> None:
     if not live[read].any():
         found.note = "multiplied by zero everywhere in the graph"
         return
+    factor = _along(np.abs(factors), read & live)
+    notes = []
     if not live.all():
         found.live = live
-    found.factor = _along(np.abs(factors), read & live)
-    if found.factor == Factor(None, (1.0,)):
-        found.factor = None
+        notes.append(MASKED)
+    if factor != Factor(None, (1.0,)):
+        found.factor = factor
+        notes.append(SCALED)
+    found.note = "; ".join(notes)
 
 
 def _along(factors: Numbers, counted: npt.NDArray[np.bool_]) -> Factor:

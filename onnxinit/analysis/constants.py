@@ -73,8 +73,9 @@ class Constants:
         function = FOLDS.get(node.op)
         if function is None:
             return None
-        operands = [self._known[v] if v is not None else None for v in node.inputs]
-        if any(k is None and v is not None for k, v in zip(operands, node.inputs, strict=True)):
+        needed = _operands(value)
+        operands = [self._known[v] if v is not None and v in needed else None for v in node.inputs]
+        if any(self._known[v] is None for v in needed):
             return None
         try:
             with np.errstate(all="ignore"):
@@ -106,7 +107,7 @@ def _operands(value: Value) -> list[Value]:
         return []
     if node.op not in FOLDS and node.op != "ConstantOfShape":
         return []
-    return [v for v in node.inputs if v is not None]
+    return [v for v in (node.inputs[:1] if node.op == "CastLike" else node.inputs) if v is not None]
 
 
 def _stored(proto: TensorProto) -> Known | None:

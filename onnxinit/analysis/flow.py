@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from onnx import TensorProto
 
@@ -76,7 +77,7 @@ class Flow:
         self.view = view
         self._float_fed = self._mark_float_fed()
         self._fed = self._mark_fed()
-        self.keeps_numbers_in_nodes = any(v.in_node and v.shape == () and v.dtype in FLOATS for v in view.values)
+        self.keeps_numbers_in_nodes = any(v.in_node for v in view.values)
 
     def _mark_float_fed(self) -> set[int]:
         """The values that carry a float signal of the feed or a look-up by it, not just positions and shapes."""
@@ -130,11 +131,13 @@ class Flow:
     def scores_words(self, origin: Origin) -> bool:
         """Whether a layer has an output for every row of a table that is looked up, as the decoder of an embedding."""
         shape = origin.weight.shape
-        table = shape if shape is None or shape[0] == origin.width else shape[::-1]
-        return any(
-            node.op == "Gather" and (v := node.input(0)) is not None and v.static and v.shape == table
-            for node in self.view.nodes
-        )
+        return (shape if shape is None or shape[0] == origin.width else shape[::-1]) in self._tables
+
+    @cached_property
+    def _tables(self) -> set[tuple[int | None, ...] | None]:
+        """The shapes of the tables that are looked up."""
+        tables = (node.input(0) for node in self.view.nodes if node.op == "Gather")
+        return {v.shape for v in tables if v is not None and v.static and v.shape is not None}
 
     @staticmethod
     def _before(node: Node) -> Value | None:
@@ -219,6 +222,11 @@ class Flow:
         """Whether a signal goes to both sines and cosines, as fixed Fourier features do, and to nothing else."""
         through = (MOVES | {"Concat", "Mul", "Div"}) - {"Split"}
         return {n.op for n in self._after(value, through)} == {"Sin", "Cos"}
+
+    def feeds_exponent(self, value: Value) -> bool:
+        """Whether nothing but an exponential function reads a signal."""
+        first = list(self._after(value, MOVES | {"Neg"}))
+        return bool(first) and all(n.op == "Exp" for n in first)
 
     def joins_residual(self, value: Value) -> bool:
         """Whether a signal is added to another signal next."""

@@ -1,13 +1,13 @@
-"""Weights that nodes make or hold: a filled or random tensor where a layer wants its weight, a list of floats."""
+"""Weights that the graph makes whenever the model runs: a filled or random tensor where a layer wants its weight."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 
 from onnx import TensorProto
 
-from onnxinit.analysis.arithmetic import ARITHMETIC, Constant
+from onnxinit.analysis.arithmetic import ARITHMETIC
 from onnxinit.analysis.constants import Constants
 from onnxinit.analysis.flow import FLOATS
 from onnxinit.analysis.keeping import unused_id
@@ -19,7 +19,6 @@ from onnxinit.model import Generated
 
 _BY_ATTRIBUTES = frozenset({"RandomNormal", "RandomUniform", "GivenTensorFill", "ConstantFill"})
 _MAKERS = frozenset({"ConstantOfShape", "RandomNormalLike", "RandomUniformLike", "EyeLike", "Range", *_BY_ATTRIBUTES})
-_LIST = "floats in an attribute of a Constant"
 _SPREADERS = frozenset({"Expand", "Tile"})  # makers of weights where what they spread is a single number
 _KEEP_TYPE = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Neg", *_SPREADERS})
 _ROLES_OF_DATA = frozenset({"positional", "token", "other"})  # said of what a graph fills or draws for other ends, too
@@ -46,42 +45,18 @@ def generated_weights(nodes: Iterable[Node], walker: Walker, constants: Constant
         if not all(shape or (0,)):  # a length that is not known, or no elements
             continue
         value.shape = shape
-        held = value.where == "attribute"
-        if any((held and isinstance(f.verdict, Reading)) or _is_weight(f, walker) for f in walker.readings(value)):
+        if any(_is_weight(found, walker) for found in walker.readings(value)):
             made.add(node.path)
             dtype = _dtype(node)
             ident = unused_id(f"{value.scope}/{value.name}" if value.scope else value.name, taken)
-            reason = _LIST if held else f"made at run time by {node.op}, so that the file holds no values to replace"
+            reason = f"made at run time by {node.op}, so that the file holds no values to replace"
             kept = Kept(ident, value.name, value.scope, shape, TensorProto.DataType.Name(dtype).lower(), reason)
-            yield Made(Generated(node.path, value.name, shape, dtype, "attribute" if held else "generated"), kept)
-
-
-def lists_in_constants(nodes: Iterable[Node], walker: Walker, made: Set[str], taken: set[str]) -> Iterator[Kept]:
-    """The floats that Constants hold in attributes of their own and that are no weights.
-
-    Args:
-        nodes: Every node.
-        walker: Reads what a value is.
-        made: The places of nodes whose values are weights.
-        taken: The ids that are in use; those of the lists are added.
-    """
-    done = set(made)
-    for node in nodes:
-        value = node.outputs[0] if node.op == "Constant" and node.outputs else None
-        if value is None or value.where != "attribute" or node.path in done:
-            continue
-        done.add(node.path)
-        reasons = (f.verdict.reason for f in walker.readings(value) if isinstance(f.verdict, Constant))
-        ident = unused_id(f"{value.scope}/{value.name}" if value.scope else value.name, taken)
-        shape = tuple(n or 0 for n in value.shape or ())
-        yield Kept(ident, value.name, value.scope, shape, "float", next(reasons, _LIST))
+            yield Made(Generated(node.path, value.name, shape, dtype), kept)
 
 
 def _makes(node: Node) -> bool:
     before = node.input(0)
     one = before is not None and before.shape is not None and all(n == 1 for n in before.shape)
-    if (made := node.outputs[0]) is not None and made.where == "attribute":
-        return True
     return node.domain == "" and (node.op in _MAKERS or (node.op in _SPREADERS and one))
 
 
@@ -104,8 +79,6 @@ def _dtype(node: Node) -> int:
         return int(named.i)
     if node.op in _BY_ATTRIBUTES:
         return int(TensorProto.FLOAT)
-    if node.op == "Constant":
-        return node.outputs[0].dtype if node.outputs[0] is not None else 0
     if node.op == "Cast":
         return node.int_attribute("to", 0)
     before = node.input(0)

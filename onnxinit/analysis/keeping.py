@@ -50,6 +50,12 @@ def stored_aside(model: onnx.ModelProto, path: str) -> str:
     return reason_of_attribute(normal_domain(node.domain), node.op_type, attribute.name)
 
 
+def in_constant(model: onnx.ModelProto, path: str) -> bool:
+    """Whether a stored tensor is the value of a Constant node."""
+    held = _holder(model, path)
+    return held is not None and held[0].op_type == "Constant"
+
+
 def _holder(model: onnx.ModelProto, path: str) -> tuple[onnx.NodeProto, AttributeProto] | None:
     """The innermost node and attribute on the way to a stored tensor, None where it is in none of a graph's nodes."""
     at: object = model

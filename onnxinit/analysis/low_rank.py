@@ -111,7 +111,9 @@ def _makes_kernel(value: Value) -> bool:
             out = out_value(node)
             if node.op in LAYERS and at == 1 and (x := node.input(0)) is not None and not x.static:
                 read = True
-            elif out is None or not out.static or node.op not in _SAME | {"Mul", "Div", "Neg", "Add"}:
+            elif node.op.startswith("Reduce"):
+                continue  # of a norm that the kernel is divided by
+            elif out is None or not out.static or node.op not in _SAME | {"Mul", "Div", "Neg", "Add", "Pow"}:
                 return False
             elif id(out) not in seen:
                 seen.add(id(out))

@@ -11,22 +11,19 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from onnxinit.analysis.flow import FLOATS
+from onnxinit.analysis.forms import CODES, form_of, is_plain, unpacked_use, zero_points
 from onnxinit.analysis.habits import with_habit
 from onnxinit.analysis.operators import (
     FACTORS,
-    FORMS,
-    OPERATORS,
     PARAMETERS,
     Form,
     Reading,
-    Site,
     UnknownFormError,
     kept,
     out_value,
     quantised,
     turned_by,
 )
-from onnxinit.analysis.packing import unpacked
 from onnxinit.analysis.scales import (
     LINKS,
     Source,
@@ -42,22 +39,10 @@ from onnxinit.analysis.view import Node, Value
 from onnxinit.analysis.views import step
 from onnxinit.analysis.walker import Found, Walker
 from onnxinit.analysis.weight import Quantised, Use
+from onnxinit.analysis.written_out import written_out
 from onnxinit.model import StoredTensor
 
 _T = TensorProto
-# Element type -> the least and the largest code, and the bits of one.
-CODES: Mapping[int, tuple[float, float, int]] = {
-    **{
-        kind: (-(1 << b - 1), (1 << b - 1) - 1, b)
-        for kind, b in ((_T.INT2, 2), (_T.INT4, 4), (_T.INT8, 8), (_T.INT16, 16), (_T.INT32, 32))
-    },
-    **{kind: (0, (1 << b) - 1, b) for kind, b in ((_T.UINT2, 2), (_T.UINT4, 4), (_T.UINT8, 8), (_T.UINT16, 16))},
-    _T.FLOAT4E2M1: (-6.0, 6.0, 4),
-    _T.FLOAT8E4M3FN: (-448.0, 448.0, 8),
-    _T.FLOAT8E4M3FNUZ: (-240.0, 240.0, 8),
-    _T.FLOAT8E5M2: (-57344.0, 57344.0, 8),
-    _T.FLOAT8E5M2FNUZ: (-57344.0, 57344.0, 8),
-}
 _UNSIGNED = frozenset({_T.UINT2, _T.UINT4, _T.UINT8, _T.UINT16})
 _SCALES = frozenset({*FLOATS, _T.FLOAT8E8M0})
 _EIGHT = frozenset({_T.FLOAT8E4M3FN, _T.FLOAT8E4M3FNUZ, _T.FLOAT8E5M2, _T.FLOAT8E5M2FNUZ})
@@ -116,17 +101,18 @@ class Quantisation:
                 reason = reason or why
         if not taken:
             return Codes(reason=reason)
-        if stored.data_type in _EIGHT and all(_is_plain(f) for f in taken):
-            return Codes(tuple(taken))
         try:
+            plain = stored.data_type in _EIGHT and all(is_plain(f) for f in taken)
+            if plain and not any(written_out(v, taken) for v in values):
+                return Codes(tuple(taken))
             return self._understood(stored, values, taken)
         except UnknownFormError as e:
             return Codes(reason=f"{reason}: {e}" if e.args else reason)
 
     def _understood(self, stored: StoredTensor, values: Sequence[Value], taken: list[Found]) -> Codes:
-        form = _form(taken, stored)
+        form = form_of(taken, stored)
         if form is not None:
-            taken = [_unpacked(f, form.shape) for f in taken]
+            taken = [unpacked_use(f, form.shape) for f in taken]
         bits = form.bits if form is not None else CODES.get(stored.data_type, (0, 0, 0))[2]
         one = form or Form(stored.dims, bits, ())
         if not bits or not math.prod(one.shape):
@@ -134,6 +120,8 @@ class Quantisation:
         sources = [s for v in values for s in self._turned(v)] + [
             s for f in taken if _TURNING not in f.site.trail.via and (s := self._operands(f, form)) is not None
         ]
+        if not sources and form is None:
+            sources = [s for v in values for s in written_out(v, taken)]
         bias = self._bias(stored, taken) if stored.data_type == _T.INT32 else None
         if bias is not None and not sources:
             return Codes(tuple(taken), self._entered(bias, []))
@@ -147,6 +135,43 @@ class Quantisation:
             found = with_habit(found, self._one_zero(found), self._runs(stored.path))
         return Codes(tuple(taken), self._entered(found, sources))
 
+    def pair(self, stored: StoredTensor, values: Sequence[Value], found: Sequence[Found]) -> Quantised | None:
+        """How the graph rounds the values of a tensor of floats before they are used; None where it does not.
+
+        A QuantizeLinear and the DequantizeLinear behind it, with one stored scale.
+        """
+        if not any("QuantizeLinear" in f.site.trail.via and isinstance(f.verdict, Reading) for f in found):
+            return None
+        try:
+            pairs = [s for v in values for s in self._turned(v, "QuantizeLinear")]
+            kinds = {self._code_type(s) for s in pairs}
+            if len(kinds) != 1 or len(pairs) != len([f for f in found if isinstance(f.verdict, Reading)]):
+                return None
+            (kind,) = kinds
+            form = Form(stored.dims, CODES[kind][2], ())
+            made = {self._quantised(replace(stored, data_type=kind), s, form, packed=False) for s in pairs}
+            behind = [self._behind(s) for s in pairs]
+        except (UnknownFormError, KeyError):
+            return None
+        if len(made) != 1 or any(s.scale.tensor != t.scale.tensor for s, t in zip(pairs, behind, strict=True)):
+            return None
+        (one,) = made
+        return self._entered(one, [*pairs, *behind])
+
+    @staticmethod
+    def _code_type(source: Source) -> int:
+        node = source.uses[0][0]
+        point = source.zero_point
+        return point.dtype if point is not None else node.int_attribute("output_dtype", 0) or int(_T.UINT8)
+
+    def _behind(self, source: Source) -> Source:
+        """Where what reads the codes of a quantiser takes scale and zero point from."""
+        out = out_value(source.uses[0][0])
+        turning = [node for node, at in out.uses if at == 0] if out is not None else []
+        if len(turning) != 1 or turning[0].op != _TURNING:
+            raise UnknownFormError
+        return self._source(turning[0], (1, 2), source.trail, source.blocks)
+
     def _one_zero(self, one: Quantised) -> float | None:
         """The zero point that all codes of a tensor have, None where there are several or none is known."""
         held = self._walker.read(one.zero_point) if one.zero_point else None
@@ -155,8 +180,8 @@ class Quantisation:
 
     # ------------------------------------------------------------ where scales come from
 
-    def _turned(self, value: Value) -> Iterator[Source]:
-        """The DequantizeLinear nodes that a tensor comes to, moved only, or looked up in."""
+    def _turned(self, value: Value, op: str = _TURNING) -> Iterator[Source]:
+        """The DequantizeLinear (or other) nodes that a tensor comes to, moved only, or looked up in."""
         stack = [(value, Trail.of([n or 0 for n in value.shape or ()]))]
         seen: set[tuple[int, int, int]] = set()
         while stack:
@@ -165,7 +190,7 @@ class Quantisation:
                 if (key := (id(node), at, hash(trail))) in seen:
                     continue
                 seen.add(key)
-                if node.op == _TURNING and at == 0:
+                if node.op == op and at == 0:
                     yield _unmoved(self._source(node, (1, 2), trail, blocks_of_turning(node, trail)))
                 elif (following := step(node, at, trail)) is not None:
                     stack.extend(following)
@@ -201,28 +226,25 @@ class Quantisation:
 
     @staticmethod
     def _factor(node: Node) -> tuple[Value, tuple[Node, int]] | None:
-        """The stored scale that an integer product is multiplied by, beside one that is worked out at run time."""
+        """The stored scale that an integer product is multiplied by, beside that of its other operand."""
+        makers = [v.producer for v in node.inputs[:2] if v is not None and v.producer is not None]
+        others = {held_in(s) for p in makers if p.op == "QuantizeLinear" and (s := p.input(1)) is not None}
         value = out_value(node)
         held: tuple[Value, tuple[Node, int]] | None = None
-        at_run_time = False
+        has_other = False
         for _ in range(4):
             if value is None or len(value.uses) != 1:
                 return None
             user, at = value.uses[0]
             if user.op == "Mul":
-                other = user.input(1 - at)
-                if other is None:
-                    return None
-                if other.static:
-                    held = (other, (user, 1 - at))
-                elif (p := other.producer) is not None and p.op == "Mul" and any(v and v.static for v in p.inputs):
-                    k = next(i for i, v in enumerate(p.inputs) if v is not None and v.static)
-                    held, at_run_time = (p.inputs[k] or other, (p, k)), True
-                else:
-                    at_run_time = True
+                for factor, use in _factors(user, 1 - at):
+                    if factor.static and held_in(factor) not in others:
+                        held = (factor, use)
+                    else:
+                        has_other = True
             elif user.op != "Cast":
                 return None
-            if held is not None and at_run_time:
+            if held is not None and has_other:
                 return held
             value = out_value(user)
         return None
@@ -286,7 +308,7 @@ class Quantisation:
             one = replace(one, zero_rows=rows)
             if not rows or math.prod(one.grid) % rows or not _fills(value, one):
                 raise UnknownFormError
-        elif not (value.dtype == kind or (elements and value.dtype in FLOATS)):
+        elif value.dtype != kind and value.dtype not in FLOATS:
             raise UnknownFormError
         elif size_of(value) not in (1, math.prod(one.grid)):
             raise UnknownFormError
@@ -346,49 +368,14 @@ class Quantisation:
         return frozenset(self._scales)
 
 
-def zero_points(held: npt.NDArray[np.generic], one: Quantised) -> npt.NDArray[np.float64]:
-    """The zero points that a tensor holds, one for each scale or one for all; several may share a byte."""
-    if not one.zero_rows:
-        return held.reshape(-1).astype(np.float64)
-    rows = unpacked(held.reshape(-1).astype(np.uint8), one.bits).reshape(one.zero_rows, -1)
-    return rows[:, : math.prod(one.grid) // one.zero_rows].reshape(-1).astype(np.float64)
-
-
-def _form(taken: Sequence[Found], stored: StoredTensor) -> Form | None:
-    """The form that an operator with packed weights reads a tensor in, None where none does.
-
-    Raises:
-        UnknownFormError: It is not known, or its values are not those that are stored.
-    """
-    known = [(FORMS.get((f.site.node.domain, f.site.node.op), {}).get(f.site.at), f.site) for f in taken]
-    forms = [function(site, stored.data_type) for function, site in known if function is not None]
-    if not forms:
-        return None
-    form = forms[0]
-    bits = form.bits or CODES.get(stored.data_type, (0, 0, 0))[2]
-    form = replace(form, bits=bits)
-    if len(forms) < len(taken) or any(f != forms[0] for f in forms) or not 2 <= bits <= 8 or min(form.blocks) < 1:
-        raise UnknownFormError
-    bits_of_all = 8 * math.prod(stored.dims) if stored.data_type == _T.UINT8 else bits * math.prod(stored.dims)
-    if not bits_of_all - 8 < math.prod(form.shape) * bits <= bits_of_all:
-        raise UnknownFormError
-    return form
-
-
-def _is_plain(found: Found) -> bool:
-    """Whether a use reads 8-bit floats as the numbers that they are."""
-    site = found.site
-    is_operand = site.at in PARAMETERS.get((site.node.domain, site.node.op), {})
-    return not is_operand and _TURNING not in site.trail.via and turned_by(site.node) is None
-
-
-def _unpacked(found: Found, shape: tuple[int, ...]) -> Found:
-    """The same use of the values as they are unpacked."""
-    site = Site(found.site.node, found.site.at, Trail.of(shape))
-    reading = OPERATORS[site.node.domain, site.node.op](site)
-    if reading is None or found.site.trail != Trail.of(found.site.trail.shape):
-        raise UnknownFormError
-    return Found(site, reading)
+def _factors(node: Node, at: int) -> Iterator[tuple[Value, tuple[Node, int]]]:
+    """What an operand is, or the two factors that it is the product of, each with where it stands."""
+    value = node.input(at)
+    maker = value.producer if value is not None else None
+    both = maker is not None and maker.op == "Mul" and len(maker.inputs) == 2
+    for user, i in [(maker, 0), (maker, 1)] if both and maker is not None else [(node, at)]:
+        if (factor := user.input(i)) is not None:
+            yield factor, (user, i)
 
 
 def _unmoved(source: Source) -> Source:

@@ -51,6 +51,7 @@ class Size:
         stored: The weight's shape.
         operand: The kernel as the layer multiplies by it.
         trail: How the weight stands in it.
+        rho: The correlation of two elements of the kernel that differ along one of its axes, axis by axis.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Size:
     stored: tuple[int, ...]
     operand: Value
     trail: Trail
+    rho: tuple[float, ...] = ()
 
     def values(self, leaf: Leaf) -> Numbers | None:
         """As `Recipe` says."""
@@ -75,17 +77,38 @@ class Size:
         None where that is not known, or some elements are multiplied by none of them or by several.
         """
         weight, count = leaf(self.of), math.prod(self.shape)
-        places = self.trail.places(self.stored)
-        made = self._made(leaf, np.ones(self.shape))
-        numbered = self._made(leaf, np.arange(1.0, count + 1).reshape(self.shape))
-        if weight is None or places is None or made is None or numbered is None or made.shape != places.shape:
+        places, both = self.trail.places(self.stored), self._numbered(leaf)
+        if weight is None or places is None or both is None or both[0].shape != places.shape:
             return None
-        live = (places >= 0) & np.isfinite(made) & np.isfinite(numbered) & (made != 0)
-        ratio = numbered[live] / made[live]
-        cell = np.rint(ratio).astype(np.int64) - 1
-        if np.abs(ratio - cell - 1).max(initial=0.0) > 1e-3 or cell.min(initial=0) < 0 or cell.max(initial=0) >= count:
+        made, ratio = both
+        live = (places >= 0) & np.isfinite(ratio)
+        cell = np.rint(ratio[live]).astype(np.int64)
+        if (
+            np.abs(ratio[live] - cell).max(initial=0.0) > 1e-3
+            or not 0 <= cell.min(initial=0) <= cell.max(initial=0) < count
+        ):
             return None
         return weight.reshape(-1)[places[live]].astype(np.float64), made[live], cell
+
+    def correlations(self, leaf: Leaf) -> tuple[float, ...]:
+        """What `rho` is: two of n values that are centred in their cell correlate by -1/(n - 1), others by nothing."""
+        both = self._numbered(leaf)
+        if both is None or not np.isfinite(both[1]).all():
+            return ()
+        made, cell = both[0], np.rint(both[1]).astype(np.int64)
+        sums, sizes = (np.bincount(cell.reshape(-1), x.reshape(-1)) for x in (made, np.abs(made)))
+        shared = -1.0 / max(1, made.size // math.prod(self.shape) - 1) if (np.abs(sums) < 1e-6 * sizes).all() else 0.0
+        return tuple(0.0 if np.diff(cell, axis=axis).any() else shared for axis in range(made.ndim))
+
+    def _numbered(self, leaf: Leaf) -> tuple[Numbers, Numbers] | None:
+        """The kernel with factors of one, and at every place the number of the factor, where the kernel is not zero."""
+        count = math.prod(self.shape)
+        made = self._made(leaf, np.ones(self.shape))
+        numbered = self._made(leaf, np.arange(1.0, count + 1).reshape(self.shape))
+        if made is None or numbered is None or made.shape != numbered.shape:
+            return None
+        with np.errstate(all="ignore"):
+            return made, np.where(made != 0, numbered / made, np.nan) - 1.0
 
     def _made(self, leaf: Leaf, factor: Numbers) -> Numbers | None:
         return evaluate(self.operand, lambda path: factor if path == self.path else leaf(path))

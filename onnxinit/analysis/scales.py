@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxinit.analysis.operators import Site, UnknownFormError, out_value
@@ -89,7 +90,9 @@ def stored_grain(source: Source, shape: tuple[int, ...]) -> tuple[int, ...] | No
     if len(blocks) < len(trail.shape):  # along the order of an operand that is as it is stored
         return blocks
     along = [i for i, (b, n) in enumerate(zip(blocks, trail.shape, strict=True)) if b < n]
-    if trail.lost or trail.extent != shape or (len(along) > 1 and trail.spans != Trail.of(shape).spans):
+    if trail.lost or trail.extent != shape:
+        return None
+    if len(along) > 1 and trail.spans != Trail.of(shape).spans and not _in_order(trail, along):
         return None
     grain = list(shape)
     for i in along:
@@ -97,7 +100,14 @@ def stored_grain(source: Source, shape: tuple[int, ...]) -> tuple[int, ...] | No
         if len(span.factors) != 1 or span.total != span.size:
             return None
         (digit,) = span.factors
-        if digit.axis < 0 or digit.stride != 1 or digit.size != shape[digit.axis]:
+        if digit.axis < 0 or digit.size * digit.stride != shape[digit.axis]:
             return None
-        grain[digit.axis] = blocks[i]
+        grain[digit.axis] = blocks[i] * digit.stride  # of an axis that was split, the outer part
     return tuple(grain)
+
+
+def _in_order(trail: Trail, along: Sequence[int]) -> bool:
+    """Whether axes of an operand are those of the tensor in its order, so that scales along them lie in that order."""
+    digits = [trail.spans[i].factors[0] for i in along if len(trail.spans[i].factors) == 1]
+    axes = [d.axis for d in digits]
+    return len(digits) == len(along) and axes == sorted(set(axes))

@@ -45,7 +45,7 @@ def partition(value: Value, axis: int, size: int) -> tuple[Tile, ...] | None:
     rank = len(value.shape) if value.shape is not None else None
     if axis < 0 and rank is None:
         rank = max(-axis, 3)  # only the end matters until a Transpose tells the rank
-    if rank is None or size <= 1:
+    if not rank or size <= 1:  # of a layer's output a file can only wrongly say that it has no axes
         return None
     axes: _Axes = tuple(((1, size),) if i == axis % rank else () for i in range(rank))
     for _ in range(_REACH):

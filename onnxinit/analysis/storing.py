@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from onnx import TensorProto
 
 from onnxinit.analysis.weight import Analysis, Weight
-from onnxinit.model import Generated, ModelFile, materialised
+from onnxinit.model import Generated, ModelFile, materialised, unused_initializers, without
 
 
 def with_stored(
@@ -37,6 +37,24 @@ def with_stored(
         return file, analysis
     file = materialised(file, made)
     return file, read(file)
+
+
+def without_unused(
+    file: ModelFile, analysis: Analysis, read: Callable[[ModelFile], Analysis]
+) -> tuple[ModelFile, Analysis, tuple[str, ...]]:
+    """The file without the initializers that nothing uses; what is in that; and the ids of what was left out.
+
+    Args:
+        file: The model.
+        analysis: What is in it.
+        read: Analyses a model.
+    """
+    unused = unused_initializers(file.proto)
+    if not unused:
+        return file, analysis, ()
+    paths = {path for tensors in unused.values() for path in tensors}
+    file = without(file, unused)
+    return file, read(file), tuple(kept.id for kept in analysis.kept if kept.path in paths)
 
 
 def _holder(weight: Weight) -> str:

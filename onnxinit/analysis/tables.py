@@ -22,9 +22,12 @@ _CLOSE = 1e-3  # float16 tables are read too
 
 
 def few_values(values: Values, most: int = _FEW) -> bool:
-    """Whether a tensor of several elements holds at most so many distinct values."""
+    """Whether a tensor holds at most so many distinct values, twice or more on average, or whole numbers."""
     held = values()
-    return held is not None and held.size > 1 and np.unique(held.astype(np.float64)).size <= most
+    if held is None or held.size < 2:
+        return False
+    distinct = np.unique(held.astype(np.float64))
+    return distinct.size <= most and (2 * distinct.size <= held.size or bool((distinct == np.rint(distinct)).all()))
 
 
 def is_mask(values: Values) -> bool:
@@ -53,6 +56,12 @@ def is_empty(values: Values) -> bool:
     return held is not None and not held.any()
 
 
+def is_varied(values: Values) -> bool:
+    """Whether a tensor is known to hold several values."""
+    held = values()
+    return held is not None and np.unique(held).size > 1
+
+
 def is_computed(values: Values) -> bool:
     """Whether a table is a mask or a grid, climbs in equal steps or ratios, or holds whole numbers, sines or cosines.
 
@@ -67,7 +76,8 @@ def is_computed(values: Values) -> bool:
     distinct = np.unique(table).size
     if table.size < 6 or distinct == 1:
         return False
-    whole = held.dtype.kind not in "iub" and bool((table == np.rint(table)).all())
+    codes = held.dtype.kind in "iub" or held.dtype.itemsize == 1  # of less than 16 bits, floats too
+    whole = not codes and bool((table == np.rint(table)).all())
     return whole or distinct <= _FEW or _is_grid(table, distinct) or _is_sinusoidal(table) or _is_causal(table)
 
 
@@ -105,18 +115,13 @@ def _climbs(table: npt.NDArray[np.float64]) -> bool:
 
 
 def _is_sinusoidal(table: npt.NDArray[np.float64]) -> bool:
-    """Whether s^2 + c^2 = 1, for the halves of the last axis or for its even and odd places."""
+    """Whether every row holds sines and cosines of the same angles, in any order: the mean of the squares is a half."""
     width = table.shape[-1] if table.ndim else 0
     if width < 2 or width % 2 or table.size == width or np.abs(table).max() > 1 + _CLOSE:
         return False
-    pairs = (
-        (table[..., : width // 2], table[..., width // 2 :]),
-        (table[..., ::2], table[..., 1::2]),
-    )
-    rows = np.abs(table).max(axis=-1) > 0  # a padding row is zero
-    return any(bool(np.abs((a * a + b * b)[rows] - 1).max(initial=0.0) <= _CLOSE) for a, b in pairs) and bool(
-        rows.any()
-    )
+    squares = (table * table).sum(axis=-1)
+    rows = squares > 0  # a padding row is zero
+    return bool(rows.any()) and float(np.abs(squares[rows] * 2 / width - 1).max()) <= _CLOSE
 
 
 def _is_causal(table: npt.NDArray[np.float64]) -> bool:
@@ -133,6 +138,14 @@ def is_repeated(values: Values) -> bool:
         return False
     rows = held.reshape(-1, held.shape[-1])
     return len(rows) > 1 and bool((rows == rows[0]).all()) and np.unique(rows[0]).size > 1
+
+
+def is_one_filter(values: Values) -> bool:
+    """Whether all kernels of a convolution are the same, and not just flat."""
+    held = values()
+    if held is None or held.ndim < 3 or len(held) < 2 or np.unique(held[0]).size < 2:
+        return False
+    return bool((held == held[:1]).all())
 
 
 def is_round(values: Values) -> bool:

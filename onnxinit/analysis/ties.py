@@ -28,8 +28,8 @@ def tied(weights: Sequence[Weight], file: ModelFile, *, equal: bool) -> list[Wei
         file: Where they lie.
         equal: Whether weights at places of their own are tied, too, where their values are the same: element by
             element, or of two matrices where one is the transpose of the other. The first is then the one of the
-            highest role. What has one value throughout, what is quantised or
-            stored sparse, and what the graph made, is not.
+            highest role. What has one value throughout, what is quantised or stored sparse, what the graph made, and
+            what follows from other weights, is not.
 
     Raises:
         ModelError: Values are to be compared and not there.
@@ -51,7 +51,7 @@ def _joined(groups: Iterable[Group], file: ModelFile) -> list[Group]:
     out: list[Group] = []
     for group in groups:
         first = group[0][0]
-        bare = first.where in ("generated", "attribute", "sparse") or first.quantised is not None
+        bare = first.where in ("generated", "sparse") or first.quantised is not None or bool(first.follows)
         if bare or first.size < 2 or first.role in PARAMETER_ROLES:
             out.append(group)
         else:

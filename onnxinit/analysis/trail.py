@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +81,10 @@ class Trail:
     def shape(self) -> tuple[int, ...]:
         """The shape of the value."""
         return tuple(s.total for s in self.spans)
+
+    def copies(self, axis: int) -> tuple[Factor, ...]:
+        """The outermost digits of an axis that only repeat the rest."""
+        return tuple(takewhile(lambda f: f.axis == BROADCAST, self.spans[axis].factors))
 
     def through(self, op: str) -> Trail:
         """The same arrangement one operator further."""

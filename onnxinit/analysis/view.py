@@ -4,6 +4,7 @@ Subgraphs and local functions are laid open, so that a walk never meets a bounda
 
 - A call of a local function is replaced by its nodes; a tensor stored in the function appears once per call.
 - The output of an If is an `@If` node over the results of its branches.
+- What an operator holds in an attribute and training learns is a further input of it (`held.OPERANDS`).
 - A loop-carried value is a `@Carry` node over its first value and the one of the last iteration, or an `Identity` where
   no iteration changes it; what a Loop or Scan hands out is `@Exit` (last value) or `@Stack` (all of them);
   what a Scan or SequenceMap hands to one iteration is `@Step`.
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
+from onnxinit.analysis.held import as_tensor, operands, stored_constant
 from onnxinit.errors import ModelError
 
 MAX_NODES = 2_000_000  # an inlined model beyond this is a bomb of nested functions, not a network
@@ -37,8 +39,7 @@ class Value:
         uses: The (node, input index) pairs that consume it.
         tensor: Path of the stored tensor that holds it ("" where none does).
         proto: That tensor in the skeleton; its payload is missing above 1 KiB. None for a sparse one.
-        where: How it is stored: initializer, constant (a tensor in a node), attribute (floats in a node), sparse, or ""
-            where it is not.
+        where: How it is stored: initializer, constant, sparse, attribute, or "" where it is not.
         shape: Dimensions as far as known (None for an unknown one); None for an unknown rank.
         dtype: ONNX element type, 0 where unknown.
         elements: The elements of a small integer value as far as known (None for an unknown one), in order.
@@ -255,6 +256,8 @@ class GraphView:
             self._boundary(node, inputs, outputs, bodies)
         for graph, inner in bodies.values() if domain else ():  # a search or the like, which feeds them as it sees fit
             self.inputs.extend(v for i in graph.input if not (v := inner.values[i.name]).tensor)
+        for held in operands(proto, domain, attributes):
+            node.inputs.append(None if held is None else self._held(*held, node, path))
         self._add(node)
 
     def _read(self, name: str, proto: NodeProto, scope: _Scope) -> Value | None:
@@ -270,20 +273,26 @@ class GraphView:
         return value
 
     def _constant(self, value: Value, proto: NodeProto, attributes: Mapping[str, AttributeProto], path: str) -> None:
+        stored = stored_constant(proto)
+        if stored is not None:
+            self._store(value, f"{path}.{stored[0]}", stored[1], "constant")
+            return
         for k, a in enumerate(proto.attribute):
-            if a.name == "value" and a.type == AttributeProto.TENSOR and not a.ref_attr_name:
-                self._store(value, f"{path}.attribute[{k}].t", a.t, "constant")
-                return
             if a.name == "sparse_value" and a.type == AttributeProto.SPARSE_TENSOR and not a.ref_attr_name:
                 self._store(value, f"{path}.attribute[{k}].sparse_tensor.values", a.sparse_tensor.values, "sparse")
                 value.shape = tuple(a.sparse_tensor.dims)
                 return
-        for a in attributes.values():  # scalars and lists, and a tensor that a function was handed
-            tensor = _as_tensor(a)
+        for a in attributes.values():  # integers, and what a function was handed
+            tensor = as_tensor(a)
             if tensor is not None:
                 value.proto, value.shape, value.dtype = tensor, tuple(tensor.dims), int(tensor.data_type)
-        if any(a.name in ("value_float", "value_floats") and not a.ref_attr_name for a in proto.attribute):
-            value.where = "attribute"
+
+    def _held(self, name: str, place: str, shape: tuple[int, ...], node: Node, path: str) -> Value:
+        """The value of a weight that a node holds in an attribute."""
+        value = Value(f"{node.name or node.op}.{name}", node.scope)
+        self._store(value, f"{path}.{place}", TensorProto(data_type=TensorProto.FLOAT, dims=shape), "attribute")
+        self.values.append(value)
+        return value
 
     def _add(self, node: Node) -> None:
         if len(self.nodes) >= MAX_NODES:
@@ -403,7 +412,8 @@ class GraphView:
         for node in self.nodes:
             if node.op in ("@Carry", "@If", "@Step"):
                 continue
-            fixed = all(v is None or v.static for v in node.inputs)
+            decide = node.inputs[:1] if node.op == "CastLike" else node.inputs  # of the other only the type counts
+            fixed = all(v is None or v.static for v in decide)
             for made in node.outputs:
                 if made is not None:
                     made.static = fixed
@@ -426,18 +436,3 @@ def _set_type(value: Value, proto: onnx.TypeProto) -> None:
     if value.shape is None and proto.tensor_type.HasField("shape"):
         dims = proto.tensor_type.shape.dim  # ONNX's inference writes negative lengths where a window does not fit
         value.shape = tuple(int(d.dim_value) if d.HasField("dim_value") and d.dim_value >= 0 else None for d in dims)
-
-
-def _as_tensor(a: AttributeProto) -> TensorProto | None:
-    kind, make = a.type, onnx.helper.make_tensor
-    if kind == AttributeProto.TENSOR:
-        return a.t
-    if kind == AttributeProto.FLOAT:
-        return make(a.name, TensorProto.FLOAT, [], [a.f])
-    if kind == AttributeProto.INT:
-        return make(a.name, TensorProto.INT64, [], [a.i])
-    if kind == AttributeProto.FLOATS:
-        return make(a.name, TensorProto.FLOAT, [len(a.floats)], list(a.floats))
-    if kind == AttributeProto.INTS:
-        return make(a.name, TensorProto.INT64, [len(a.ints)], list(a.ints))
-    return None

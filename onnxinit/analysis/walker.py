@@ -9,19 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
-from onnx import numpy_helper
 
-from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict
-from onnxinit.analysis.flow import Flow
+from onnxinit.analysis.arithmetic import ARITHMETIC, NEUTRAL_FACTOR, Constant, Verdict, is_learned_number
+from onnxinit.analysis.flow import FLOATS, Flow
 from onnxinit.analysis.low_rank import adds_update, factor_of
 from onnxinit.analysis.norms import Norms
-from onnxinit.analysis.operators import OPERATORS, Key, Reading, Row, Site, kept, out_value, reason
+from onnxinit.analysis.operators import OPERATORS, STATE, Key, Reading, Row, Site, kept, out_value, reason
 from onnxinit.analysis.shapes import index_origin, is_one_index
-from onnxinit.analysis.tables import few_values, is_binary, is_computed, is_empty, is_mask, is_neutral, is_ordered
+from onnxinit.analysis.tables import (
+    few_values,
+    is_binary,
+    is_computed,
+    is_empty,
+    is_mask,
+    is_neutral,
+    is_one_filter,
+    is_ordered,
+    is_varied,
+)
 from onnxinit.analysis.trail import Tile, Trail
 from onnxinit.analysis.view import GraphView, Node, Value
 from onnxinit.analysis.views import changed, step
@@ -34,6 +43,7 @@ _REDUCTIONS = frozenset(
     | {"ReduceLogSumExp", "ReduceLogSum", "ArgMax", "ArgMin"}
 )
 _KERNEL_MOVES = frozenset({"Mul", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Identity", "Cast", "Div"})
+_FIRST_STATE = "the first state of a loop"
 _LARGE_TABLE = 1 << 22  # elements; nobody computes a table of that size into a file
 _QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 FIXED = Constant("a fixed factor or shift in the making of a weight")
@@ -77,14 +87,15 @@ class Walker:
         """What the uses of a stored tensor say, in topological order."""
         found = [Found(site, self._judge(site, value)) for site in self._sites(value)]
         if not found and value.uses:
-            found = self._statistics(value)
+            found = self._statistics(value) or self._summed_up(value)
         return sorted(found, key=lambda f: f.site.node.index)
 
-    def _sites(self, value: Value) -> Iterator[Site]:
-        stack = [(value, Trail.of([n or 1 for n in value.shape or ()]))]
+    def _sites(self, value: Value, *, sums: bool = False) -> Iterator[Site]:
+        start = Trail.of([n or 1 for n in value.shape or ()])
+        stack: list[tuple[Value, Trail, tuple[Value, Trail] | None]] = [(value, start, None)]
         seen: set[tuple[int, int, int]] = set()
         while stack:
-            at_value, trail = stack.pop()
+            at_value, trail, fixed = stack.pop()
             for node, at in at_value.uses:
                 key = (id(node), at, hash(trail))
                 if node.op in _ASIDE or key in seen:
@@ -94,13 +105,14 @@ class Walker:
                 if following is None:
                     following = self._routed(node, at, trail)
                 if following is None:
-                    following = self._composed(node, at, trail)
+                    following = self._composed(node, at, trail, sums=sums)
                 if following is None:
                     following = self._modulated(node, at, trail)
                 if following is None:
-                    yield Site(node, at, trail)
+                    yield Site(node, at, trail, fixed)
                 else:
-                    stack.extend(following)
+                    last = fixed or (at_value, trail)
+                    stack.extend((v, t, None if v.static else last) for v, t in following)
 
     def _statistics(self, value: Value) -> list[Found]:
         """A kernel that is only averaged: a copy that an exporter made for the statistics of a standardised kernel."""
@@ -123,6 +135,14 @@ class Walker:
             front = [v for n, _ in users for v in n.outputs if v is not None]
         return []
 
+    def _summed_up(self, value: Value) -> list[Found]:
+        """What a graph makes a weight of by sums over it: the modes of a state space, whose kernel they add up to."""
+        read = partial(self.read, value.tensor)
+        if value.dtype not in FLOATS or not is_varied(read) or is_computed(read):
+            return []
+        sites = [site for site in self._sites(value, sums=True) if isinstance(self._judge(site, value), Reading)]
+        return [Found(site, Reading("other", note="summed up in the making of a weight")) for site in sites]
+
     @staticmethod
     def _routed(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
         """Through a look-up in a stack of matrices: a router picks one, and each is a block of its own."""
@@ -139,26 +159,35 @@ class Walker:
 
     @staticmethod
     def _modulated(node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
-        """Through the product of a kernel with a signal, where the result is the kernel of a convolution."""
+        """Through the product of a kernel with a signal, where the result is the kernel of a convolution.
+
+        A kernel for every sample, times its style; or a sum of kernels, each times the share that a router gives it.
+        """
         out = out_value(node)
-        if node.op != "Mul" or out is None or out.static or out.shape is None:
+        if out is None or out.static or out.shape is None or len(out.shape) < len(trail.spans):
             return None
-        if sum(n != 1 for n in trail.shape) < 3:
+        if node.op == "Mul" and sum(n != 1 for n in trail.shape) > (1 if len(trail.spans) > 3 else 2):
+            fits = all(n in (1, m) for n, m in zip(trail.shape[::-1], out.shape[::-1], strict=False))
+            through = trail.expand(out.shape) if fits else trail.lose(out.shape)
+        elif node.op in ("MatMul", "Gemm") and at == 1 and len(trail.spans) == 2 and not _is_turned(node):
+            through = trail.pick(0).unsqueeze([0]).expand(out.shape)
+        else:
             return None
         front = [out]
         for _ in range(8):
             users = [(n, i) for v in front for n, i in v.uses]
-            if any(n.op in ("Conv", "ConvTranspose") and i == 1 for n, i in users):
-                same = tuple(n or 1 for n in out.shape) == trail.shape
-                return [(out, changed(trail if same else trail.lose(out.shape)).through(node.op))]
+            if any(n.op in ("Conv", "ConvTranspose") and i in (1, 2) for n, i in users):
+                return [(out, changed(through).through(node.op))]
             front = [v for n, i in users if n.op in _KERNEL_MOVES for v in n.outputs if v is not None]
         return None
 
-    def _composed(self, node: Node, at: int, trail: Trail) -> list[tuple[Value, Trail]] | None:
+    def _composed(self, node: Node, at: int, trail: Trail, *, sums: bool = False) -> list[tuple[Value, Trail]] | None:
         """Through arithmetic that makes another static value; None where this is the end of the way."""
         out = out_value(node)
         if out is None or not out.static:
             return None
+        if node.op in _REDUCTIONS and sums:
+            return [(out, changed(trail.lose(out.shape)).through(node.op))]
         if node.op in _REDUCTIONS:
             return []
         if node.op in _QUANTISERS:
@@ -167,7 +196,8 @@ class Walker:
             return None
         other = node.input(1 - at) if node.op == "Add" and len(node.inputs) == 2 else None
         behind = self.flow.layer_behind(other) if other is not None and not other.tensor else None
-        if behind is not None and not adds_update(node, at):
+        vector = sum(n != 1 for n in trail.shape) < 2
+        if behind is not None and vector and not adds_update(node, at):
             return None  # the bias of a layer of stored data
         if self._reads(node) and not (at == 0 and node.op.endswith("Normalization")):
             return None
@@ -185,16 +215,16 @@ class Walker:
         node, at = site.node, site.at
 
         def values() -> npt.NDArray[np.generic] | None:
-            if value.where == "attribute" and value.proto is not None:
-                return numpy_helper.to_array(value.proto)
             return self.read(value.tensor)
 
         described = self._described.get((node.domain, node.op))
         if described is not None and (said := described(site)) is not None:
             return said
         if (known := kept(node, at)) is not None:
-            return Constant(known)
-        if _size(value) == 1 and math.prod(site.shape) > 1:
+            learned = known == STATE.format(op=node.op) and is_varied(values)
+            return Reading("other", default=0.0, note="a learned first state") if learned else Constant(known)
+        spread = math.prod(site.shape) > 1 or (value.shape == () and "Expand" in site.trail.via)
+        if _size(value) == 1 and spread:
             return Constant("one value spread over many")
         out = out_value(node)
         role = self.norms.role(node, at)
@@ -222,7 +252,8 @@ class Walker:
         if node.op in ("Sin", "Cos"):
             return Constant("angles of sine and cosine") if is_ordered(values) else Reading("positional", output=out)
         if node.op == "@Carry":
-            return Constant("the first state of a loop")
+            learned = value.where == "initializer" and value.dtype in FLOATS and is_varied(values)
+            return Reading("other", default=0.0, note="a learned first state") if learned else Constant(_FIRST_STATE)
         return Constant(reason(node, at))
 
     def _uses(self, value: Value) -> Iterator[tuple[Site, Reading]]:
@@ -239,6 +270,8 @@ class Walker:
         other = next((v for i, v in enumerate(node.inputs) if i != site.at and v is not None), None)
         if node.op == "Add" and other is not None and self.flow.layer_behind(other) is not None:
             return None
+        if math.prod(site.shape) == 1 and node.op in ("Mul", "Div") and is_learned_number(site, self.flow, values):
+            return Reading("other", default=NEUTRAL_FACTOR, note="a factor in the making of a weight")
         if math.prod(site.shape) == 1 or few_values(values) or is_computed(values):
             return FIXED
         if (out := out_value(node)) is not None and self.flow.only_periodic(out):
@@ -253,7 +286,7 @@ class Walker:
             stored, partner = node.input(site.at), node.input(3 - site.at)
             written = stored is not None and stored.in_node and partner is not None
             shared = stored is not None and len({id(n) for n, _ in stored.uses}) > 1
-            if node.op == "InstanceNormalization" or written or shared:
+            if node.op == "InstanceNormalization" or written or shared or self._trained or self._has_statistics(node):
                 return Constant("a scale or shift that does nothing")
         if reading.role == "weight" and len(site.shape) > 2 and node.op == "MatMul" and is_empty(values):
             return Constant("the state that a recurrence starts from, all zeros")
@@ -263,8 +296,12 @@ class Walker:
             alone = reading.output.static or not self.flow.carries_signal(reading.output)
             if (alone and self.flow.only_periodic(reading.output)) or self.flow.feeds_sine_and_cosine(reading.output):
                 return Constant("frequencies of sine and cosine")
+            if site.at == 0 and alone and is_computed(values):
+                return Constant("a computed table")
             if site.at == 0 and alone and self._is_data(site, reading.output):
-                return Constant("a computed table") if is_computed(values) else Reading("positional")
+                return Reading("positional")
+        if reading.role == "weight" and "Conv" in node.op and is_one_filter(values):
+            return Constant("a filter that is the same for every channel, as one that smooths before a resampling")
         if reading.role == "weight" and node.op in ("MatMul", "Einsum") and self.flow.meets_positions(node, site.at):
             return Constant("a computed table of positions") if is_computed(values) else Reading("positional")
         if reading.role == "weight" and reading.output is not None and reading.output.static:
@@ -281,6 +318,22 @@ class Walker:
                 return Constant("a mask, or another table of two or three values")
             return Constant("a computed table of positions") if is_computed(values) else reading
         return reading
+
+    def _has_statistics(self, node: Node) -> bool:
+        """Whether a batch norm has statistics of data, not those that it starts from."""
+        mean, var = node.input(3), node.input(4)
+        if node.op != "BatchNormalization" or mean is None or var is None:
+            return False
+        return is_varied(partial(self.read, mean.tensor)) and is_varied(partial(self.read, var.tensor))
+
+    @cached_property
+    def _trained(self) -> bool:
+        """Whether some norm of a layer has scales that training moved, so that those that are all ones are none."""
+        norms = (
+            n for n in self.view.nodes if n.op.endswith("Normalization") and not n.op.startswith(("Skip", "Embed"))
+        )
+        scales = (n.input(1) for n in norms)
+        return any(v is not None and v.tensor != "" and is_varied(partial(self.read, v.tensor)) for v in scales)
 
     def _look_up(self, site: Site, reading: Reading) -> Verdict:
         """A look-up by a known or counted index is a position table; one by a router picks an expert."""
@@ -323,7 +376,7 @@ class Walker:
         if site.node.op == "Gemm" and site.node.input(2) is not None:
             return True
         added = (v for n, _ in out.uses if n.op == "Add" for v in n.inputs if v is not None and v is not out)
-        return any(v.tensor for v in added)
+        return any(v.tensor and sum(n != 1 for n in v.shape or ()) <= 1 for v in added)
 
     def _is_one_row(self, index: Value) -> bool:
         """Whether a look-up takes the same row for every place."""
@@ -332,6 +385,11 @@ class Walker:
             return True
         stored = self.read(origin.tensor) if origin.tensor else None
         return stored is not None and len(np.unique(stored)) <= 1
+
+
+def _is_turned(node: Node) -> bool:
+    """Whether a Gemm transposes its right factor."""
+    return bool(node.int_attribute("transB", 0))
 
 
 def _size(value: Value | None) -> int:

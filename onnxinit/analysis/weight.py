@@ -284,6 +284,7 @@ class Weight:
         whole: Whether the graph normalises it and what follows it gives it its size back.
         effective: The root mean square of what the layer multiplies by, where that is known and the same for whatever
             is drawn, as behind a spectral norm; else None.
+        paired: The codes that the graph makes of its values and turns back, where it rounds them so.
     """
 
     id: str
@@ -316,6 +317,12 @@ class Weight:
     follows: tuple[str, ...] = ()
     whole: bool = False
     effective: float | None = None
+    paired: Quantised | None = None
+
+    @property
+    def codes(self) -> Quantised | None:
+        """The codes that its scale is fitted to, stored or made by the graph."""
+        return self.quantised or self.paired
 
     @property
     def size(self) -> int:
@@ -365,6 +372,7 @@ class Analysis:
         depth: Number of residual or layer blocks, for depth rules.
         generated: The weights among the kept that the graph makes at run time.
         aside: The scales and zero points among the kept, of activations mostly, which a pass over data may measure.
+        folded: Whether there are no norms and every convolution has a bias, as where batch norms were folded into them.
         graph: The graph that it is of, for what carries signals through it; None for an analysis made by hand.
     """
 
@@ -374,6 +382,7 @@ class Analysis:
     depth: int = 0
     generated: tuple[Made, ...] = ()
     aside: tuple[Weight, ...] = ()
+    folded: bool = False
     graph: Graph | None = field(default=None, compare=False, repr=False)
     by_id: dict[str, Weight] = field(default_factory=dict, compare=False, repr=False)
 

@@ -56,6 +56,11 @@ _PLAN = [
         is_flag=True,
         help="Weights whose stored values are equal stay equal, transposed copies too; the values are read.",
     ),
+    click.option(
+        "--prune-unused",
+        is_flag=True,
+        help="Leave out initializers that nothing uses. [default: they are listed and kept]",
+    ),
     click.option("--allow-unmatched", is_flag=True, help="A PATTERN that matches nothing is a warning, not an error."),
     click.option(
         "--materialize/--no-materialize",

@@ -11,7 +11,7 @@ from onnxinit.model.external import Region
 from onnxinit.model.file import ModelFile, Place
 from onnxinit.model.scan import SMALL
 from onnxinit.model.splice import Edit, Hole, Segment
-from onnxinit.model.tensor import StoredTensor
+from onnxinit.model.tensor import LISTS, StoredTensor
 from onnxinit.model.wire import bytes_head, fields
 
 METADATA_KEY = "onnxinit"
@@ -20,7 +20,8 @@ METADATA_KEY = "onnxinit"
 _RAW_DATA, _EXTERNAL_DATA, _METADATA_PROPS = 9, 13, 14
 _IS_EXTERNAL = b"\x70\x01"  # data_location: EXTERNAL
 
-_IN_PLACE = {"raw_data", "float_data", "double_data"}  # packed, these are the raw bytes of their types
+_IN_PLACE = {"raw_data", "float_data", "double_data", *LISTS}  # packed, these are the raw bytes of their types
+_LIST, _NUMBER = 7, b"\x15"  # AttributeProto: floats, packed, and the tag of f
 _PAGE, _LINE = 4096, 64
 
 
@@ -77,7 +78,7 @@ def _external_content(tensor: StoredTensor, place: Place, fresh: bool, spill: bo
     hole = Hole(tensor.path, tensor.nbytes)
     if place.region is not None and place.region.file is not None:
         return hole if fresh else place.region
-    if not spill or tensor.nbytes <= SMALL:
+    if not spill or tensor.nbytes <= SMALL or tensor.storage in LISTS:
         return None
     if fresh:
         return hole
@@ -114,7 +115,8 @@ def _embed(tensor: StoredTensor, place: Place) -> list[Edit]:
     span, hole = place.span, Hole(tensor.path, tensor.nbytes)
     if is_raw(tensor, place):
         return [Edit(span.message, span.runs[0].body, span.runs[0].end, (hole,))]
-    raw = (bytes_head(_RAW_DATA, tensor.nbytes), hole)
+    heads = {"floats": bytes_head(_LIST, tensor.nbytes), "f": _NUMBER}
+    raw = (heads.get(tensor.storage) or bytes_head(_RAW_DATA, tensor.nbytes), hole)
     edits = _without_values(place)
     if edits:
         edits[0] = Edit(span.message, edits[0].start, edits[0].end, raw)

@@ -20,7 +20,7 @@ from onnxinit.model import external
 from onnxinit.model.check import check_graphs
 from onnxinit.model.external import Folder, Region, open_region
 from onnxinit.model.scan import Scan, TensorSpan
-from onnxinit.model.skeleton import Skeleton
+from onnxinit.model.skeleton import NUMBER, Skeleton
 from onnxinit.model.splice import Edit, SplicedSource, splice
 from onnxinit.model.tensor import (
     StoredTensor,
@@ -50,7 +50,8 @@ class ModelFile:
     """A model file, opened but not loaded.
 
     A tensor has a path, which is its place in the model: `graph.node[5].attribute[0].t`. Who walks `proto` finds the
-    path of a tensor by joining the field names and ordinals of the way down with dots.
+    path of a tensor by joining the field names and ordinals of the way down with dots. Floats that an attribute holds
+    itself, as a list or as the number of a Constant, count as tensors.
 
     Attributes:
         path: The file; None for a model given in memory.
@@ -61,7 +62,8 @@ class ModelFile:
         places: Where each tensor lies, by path.
         folder: Where external data may lie; None for a model given in memory.
         replaced: What stood before where tensors without values are now, by their paths: "generated" for a node,
-            "attribute" for one that held a list, "sparse" for a sparse tensor (`model.materialise`).
+            "sparse" for a sparse tensor (`model.materialise`).
+        former: External data of the file before it was edited.
     """
 
     path: Path | None
@@ -72,6 +74,7 @@ class ModelFile:
     places: dict[str, Place]
     folder: Folder | None = None
     replaced: Mapping[str, str] = field(default_factory=dict)
+    former: tuple[Region, ...] = ()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, external_root: Path | None = None) -> ModelFile:
@@ -113,8 +116,18 @@ class ModelFile:
         file = _read(self.path, SplicedSource(self.source, segments, size), str(self.path or "the model"), self.folder)
         ours = {id(piece): was for piece, was in made}
         was = {segment.at: ours[id(segment.content)] for segment in segments if id(segment.content) in ours}
+        copied = [(s.content, s.at, s.nbytes) for s in segments if isinstance(s.content, int)]
+        for path, before in self.replaced.items():
+            start = self.places[path].span.message.start
+            was |= {at + start - first: before for first, at, nbytes in copied if first <= start < first + nbytes}
         messages = (place.span.message for place in file.places.values())
-        return replace(file, replaced={m.path: was[m.start] for m in messages if m.start in was})
+        replaced = {m.path: was[m.start] for m in messages if m.start in was}
+        return replace(file, replaced=replaced, former=self.regions)
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The external data of the tensors, and of the file before it was edited."""
+        return (*(place.region for place in self.places.values() if place.region is not None), *self.former)
 
     def has_data(self, path: str) -> bool:
         """Whether the values of a tensor are there: False where external data is missing or too short."""
@@ -220,12 +233,23 @@ def _read(path: Path | None, source: Source, name: str, folder: Folder | None) -
     skeleton = Skeleton(source, name)
     tensors: dict[str, StoredTensor] = {}
     places: dict[str, Place] = {}
-    for span in skeleton.scan.tensors:
-        stored, place = _tensor(span, skeleton.find(span.message), name, folder)
+    found = [_tensor(span, skeleton.find(span.message), name, folder) for span in skeleton.scan.tensors]
+    found += [made for span in skeleton.scan.lists if (made := _list(span, skeleton.find(span.message))) is not None]
+    for stored, place in sorted(found, key=lambda pair: pair[1].span.message.start):
         tensors[stored.path] = stored
         places[stored.path] = place
     check_graphs(skeleton.proto, name)
     return ModelFile(path, skeleton.proto, tensors, skeleton.source, skeleton.scan, places, folder)
+
+
+def _list(span: TensorSpan, attribute: onnx.AttributeProto) -> tuple[StoredTensor, Place] | None:
+    """The floats that an attribute holds, as a tensor; None for a number that is a setting."""
+    if not attribute.floats and attribute.name != NUMBER:
+        return None
+    field, dims = ("floats", (len(attribute.floats),)) if attribute.floats else ("f", ())
+    path = f"{span.message.path}.{field}"
+    nbytes = 4 * math.prod(dims)
+    return StoredTensor(path, "", dims, onnx.TensorProto.FLOAT, field, nbytes, ("at", path)), Place(span, None)
 
 
 def _tensor(span: TensorSpan, tensor: onnx.TensorProto, name: str, folder: Folder | None) -> tuple[StoredTensor, Place]:

@@ -20,7 +20,7 @@ _IR_WITH_INPUTS = 3  # up to which every initializer of the main graph is an inp
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What can become a stored tensor: a node that makes one of stored tensors or holds it as a list, a sparse tensor.
+    """What can become a stored tensor: a node that makes one from attributes and stored tensors, or a sparse tensor.
 
     Attributes:
         path: Place in the file of the node, or of the sparse initializer.
@@ -34,7 +34,7 @@ class Generated:
     name: str
     dims: tuple[int, ...]
     data_type: int
-    was: Literal["generated", "attribute", "sparse"] = "generated"
+    was: Literal["generated", "sparse"] = "generated"
 
 
 def materialised(file: ModelFile, made: Iterable[Generated]) -> ModelFile:

@@ -6,7 +6,7 @@ The scanner walks only the messages that can hold tensors and jumps over everyth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,10 @@ _WITH_NODES = {"GraphProto", "FunctionProto"}
 _BY_TAG = {
     message: {number << 3 | BYTES: child for number, child in children.items()} for message, children in TABLE.items()
 }
+# AttributeProto: the fields that hold floats.
+FLOATS = {7 << 3 | BYTES: "floats", 7 << 3 | FIXED32: "floats", 2 << 3 | FIXED32: "f"}
+_FLOATS = "floats of an AttributeProto"
+_BY_TAG["AttributeProto"].update((tag, (name, _FLOATS, True)) for tag, name in FLOATS.items())
 
 # TensorProto: the fields that hold values, packed or (where it is legal) one to a field, by tag ...
 PAYLOADS = {
@@ -146,7 +150,10 @@ Fields = tuple[list[Run], list[tuple[int, int]]]
 
 @dataclass(slots=True)
 class TensorSpan:
-    """Where a tensor lies, and (of a small one not before it is asked for) where its values lie in it."""
+    """Where a tensor lies, and (of a small one not before it is asked for) where its values lie in it.
+
+    An attribute that holds floats counts as a tensor, too.
+    """
 
     message: Message
     source: Source
@@ -190,12 +197,14 @@ class Scan:
     Attributes:
         root: The model.
         tensors: Every tensor, in file order.
+        lists: The attributes that hold floats, in file order.
         metadata: The entries of the model's metadata.
         has_graph: Whether the model has a main graph.
     """
 
     root: Message
     tensors: list[TensorSpan] = field(default_factory=list)
+    lists: list[TensorSpan] = field(default_factory=list)
     metadata: list[Message] = field(default_factory=list)
     has_graph: bool = False
 
@@ -247,7 +256,8 @@ class Scanner:
                 if hold[frame[2]]:
                     self._load(frame[5])
                     self._message(frame, "NodeProto", depth)
-        self.found.tensors.sort(key=lambda span: span.message.start)
+        for spans in (self.found.tensors, self.found.lists):
+            spans.sort(key=lambda span: span.message.start)
 
     def _load(self, at: int, block: int = 0) -> None:
         """Put the window at `at`."""
@@ -320,6 +330,10 @@ class Scanner:
             if span.message.end - span.message.start > SMALL:
                 span.found = self.tensor(span.message)
             self.found.tensors.append(span)
+        elif kind == _FLOATS:
+            attribute = self._keep(frame[0])
+            if not self.found.lists or self.found.lists[-1].message is not attribute:  # one field for each float
+                self.found.lists.append(TensorSpan(attribute, self.source))
         elif kind == "StringStringEntryProto":
             self.found.metadata.append(self._keep(frame))
         else:
@@ -333,9 +347,18 @@ class Scanner:
             self.messages[head] = Message(self._keep(around), name, index, (tag, head, start, end))
         return self.messages[head]
 
-    def children(self, around: Message, kind: str) -> dict[str, tuple[Message, str]]:
-        """The messages in one that can lead to tensors, with their kinds, by their step of a path: "node[3]"."""
-        known, counts = _BY_TAG[kind], Counter[str]()
+    def children(
+        self, around: Message, kind: str, others: Mapping[int, str] | None = None
+    ) -> dict[str, tuple[Message, str]]:
+        """The messages in one that can lead to tensors, with their kinds, by their step of a path: "node[3]".
+
+        Args:
+            around: The message around them.
+            kind: Its kind.
+            others: Numbers and names of repeated fields of messages that are wanted instead.
+        """
+        wanted = {number << 3 | BYTES: (name, "", True) for number, name in (others or {}).items()}
+        known, counts = wanted or _BY_TAG[kind], Counter[str]()
         found: dict[str, tuple[Message, str]] = {}
         at = around.start
         self._load(at)
@@ -350,7 +373,9 @@ class Scanner:
         return found
 
     def tensor(self, message: Message) -> Fields:
-        """Find the values of a tensor, and what it says of external data."""
+        """Find the values of a tensor or of an attribute that holds floats, and what it says of external data."""
+        is_list = message.field in ("attribute", "attribute_proto")
+        payloads, elsewhere = (FLOATS, ()) if is_list else (PAYLOADS, (EXTERNAL_DATA, DATA_LOCATION))
         runs: list[Run] = []
         external: list[tuple[int, int]] = []
         at, end = message.start, message.end
@@ -359,9 +384,9 @@ class Scanner:
             tag, _, body, at = self._field(at)
             if at > end:
                 raise MalformedError(f"a field at byte {begin} ends {at - end} bytes after its tensor")
-            if tag in PAYLOADS:
-                _extend(runs, PAYLOADS[tag], begin, body, at)
-            elif tag in (EXTERNAL_DATA, DATA_LOCATION):
+            if tag in payloads:
+                _extend(runs, payloads[tag], begin, body, at)
+            elif tag in elsewhere:
                 external.append((begin, at))
         return runs, external
 

@@ -13,6 +13,8 @@ from onnxinit.model.scan import Message, Scan, Scanner, SplitMessageError
 from onnxinit.model.splice import Edit, render
 from onnxinit.model.wire import BytesSource, MalformedError, Source
 
+NUMBER = "value_float"  # the attribute of a Constant whose one float is a tensor
+_LISTS = (onnx.AttributeProto.FLOATS, onnx.AttributeProto.UNDEFINED)
 PROTOBUF_LIMIT = 2**31 - 1  # bytes of a message that protobuf parses
 
 
@@ -65,9 +67,16 @@ def _holds_tensors(attributes: Iterable[onnx.AttributeProto]) -> bool:
     for a in attributes:
         if a.HasField("t") or a.HasField("g") or a.HasField("sparse_tensor"):
             return True
-        if a.tensors or a.graphs or a.sparse_tensors:
+        if a.tensors or a.graphs or a.sparse_tensors or _holds_floats(a):
             return True
     return False
+
+
+def _holds_floats(a: onnx.AttributeProto) -> bool:
+    """Whether an attribute holds a list of floats, or the number of a Constant; the first files state no type."""
+    if a.type == onnx.AttributeProto.FLOAT:
+        return bool(a.name == NUMBER)
+    return a.type in _LISTS and bool(a.floats)
 
 
 def _merged(source: Source, name: str, message: str) -> BytesSource:

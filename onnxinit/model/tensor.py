@@ -47,6 +47,10 @@ _TYPES: dict[int, tuple[int, str, float]] = {
 }
 _CONTINUED = bytes(range(0x80, 0x100))  # every byte of a varint but its last
 
+# Where an attribute holds floats that stand for a tensor: a list, or one number.
+LISTS = ("floats", "f")
+_RAW = {(_T.FLOAT, "float_data"), (_T.DOUBLE, "double_data"), *((_T.FLOAT, field) for field in LISTS)}
+
 # Where embedded values can be.
 FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
@@ -57,11 +61,13 @@ class StoredTensor:
 
     Attributes:
         path: Its unique place: the names of the fields from the model down, with ordinals in repeated ones, such as
-            "graph.initializer[3]", "graph.node[5].attribute[0].t" or "graph.sparse_initializer[0].values".
+            "graph.initializer[3]", "graph.node[5].attribute[0].t" or "graph.sparse_initializer[0].values"; of floats
+            that an attribute holds itself "graph.node[5].attribute[0].floats" or ".f".
         name: `TensorProto.name`.
         dims: Its shape.
         data_type: Its element type, an `onnx.TensorProto.DataType`.
-        storage: The field that holds the values, "external", or "none" where there are none.
+        storage: The field that holds the values, of the tensor or (`LISTS`) of the attribute; "external", or "none"
+            where there are none.
         nbytes: Size of the values as raw little-endian bytes.
         identity: Equal for tensors whose values lie at one place of an external file, else unique.
     """
@@ -98,7 +104,7 @@ def element_bits(data_type: int) -> int:
 
 def is_raw(data_type: int, storage: str) -> bool:
     """Whether the bytes of a field, packed, are those of raw data."""
-    return storage == "raw_data" or (data_type, storage) in ((_T.FLOAT, "float_data"), (_T.DOUBLE, "double_data"))
+    return storage == "raw_data" or (data_type, storage) in _RAW
 
 
 def raw_size(tensor: onnx.TensorProto) -> int | None:
@@ -170,5 +176,10 @@ def _count(span: TensorSpan, storage: str) -> int:
 
 def parse(span: TensorSpan) -> onnx.TensorProto:
     """Read a whole embedded tensor."""
-    tensor: onnx.TensorProto = _T.FromString(span.source.read(span.message.start, span.message.end))
+    data = span.source.read(span.message.start, span.message.end)
+    if span.runs and span.runs[0].field in LISTS:
+        attribute = onnx.AttributeProto.FromString(data)
+        floats = attribute.floats or [attribute.f]
+        return _T(data_type=_T.FLOAT, dims=[len(floats)] if attribute.floats else [], float_data=floats)
+    tensor: onnx.TensorProto = _T.FromString(data)
     return tensor

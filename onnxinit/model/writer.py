@@ -230,8 +230,7 @@ class _Target:
             raise ModelError(f"{path}: exists already; give another name, or --force to overwrite it")
 
     def _input_data(self) -> set[Path]:
-        regions = (place.region for place in self.model.places.values() if place.region is not None)
-        return {region.file or self.folder / region.location for region in regions}
+        return {region.file or self.folder / region.location for region in self.model.regions}
 
     def publish(self, model_draft: Path, data_draft: Path | None, data_name: str) -> None:
         """Rename the complete files, the model last, so that there is never a model with other data."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from onnxinit.plan.defaults import STARTS_SO
+from onnxinit.analysis.weight import Analysis, Weight
+from onnxinit.plan.defaults import AUTO, SIGNAL_ROLES, STARTS_SO
 from onnxinit.plan.donors import NO_DONOR
-from onnxinit.plan.plan import Entry, Left
-from onnxinit.plan.steady import STEADY
+from onnxinit.plan.plan import Entry, Left, Plan, Vector
+from onnxinit.plan.steady import DEEP, STEADY
 
 INSTEAD = "; orthogonal in place of delta_orthogonal, since it has fewer outputs than inputs"
 KEPT_POSITIVE = "; shuffle in its place, since a variance is never negative"
@@ -61,6 +63,37 @@ def advise(entries: Sequence[Entry], kept: Iterable[Left], held: Iterable[str]) 
     if quantised:
         tensors = "tensor holds" if len(quantised) == 1 else "tensors hold"
         yield f"{len(quantised)} {tensors} quantised values and stay as training made them: {_some(quantised)}"
+
+
+def on_folded(plan: Plan, analysis: Analysis) -> Iterator[str]:
+    """The warning that a deep network whose batch norms were folded away gets a scheme that does not make up for them.
+
+    Schemes that look at the whole network do: lsuv, analytic and what is learned from data, auto by the analytic gains;
+    so does a gain that is not the scheme's own. What is taken from old values has their moments.
+
+    Args:
+        plan: The plan before any pass settles what is pending.
+        analysis: The model.
+    """
+    if not analysis.folded:
+        return
+    blind = [(e, analysis.by_id[e.id]) for e in plan.entries if e.role in SIGNAL_ROLES]
+    blind = [(e, w) for e, w in blind if _blind(e, w)]
+    deep = len({w.depth for _, w in blind})
+    if deep >= DEEP:
+        names = ", ".join(dict.fromkeys(e.scheme.name for e, _ in blind))
+        yield (
+            "every convolution has a bias and there is no norm, as where batch norms were folded away: nothing "
+            f"corrects what {names} makes of the variance over {deep} layers; auto, analytic and lsuv keep it"
+        )
+
+
+def _blind(entry: Entry, weight: Weight) -> bool:
+    """Whether an entry is drawn by the weight alone, whatever the network."""
+    known = entry.pending or entry.measured is not None or entry.scheme.scheme.origin or not entry.std
+    if known or entry.why.startswith(AUTO) or entry.why.endswith(STEADY) or isinstance(entry.gain, Vector):
+        return False
+    return math.isclose(entry.gain, entry.scheme.paper_gain(weight.downstream), rel_tol=1e-9)
 
 
 def _alike(entry: Entry) -> bool:

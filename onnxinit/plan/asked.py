@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from onnxinit.analysis import Analysis
 from onnxinit.analysis.operators import Key, Operators, load_operators
 from onnxinit.errors import SchemeError
+from onnxinit.plan.advice import on_folded
 from onnxinit.plan.donors import Donors
 from onnxinit.plan.fit import fit_plan
 from onnxinit.plan.make import make_plan
@@ -36,6 +37,7 @@ class Asked:
         tie_equal: Whether weights of equal values are tied.
         keep_scales: Whether scales and zero points of quantised weights stay.
         flush_subnormals: Whether zeros are written in the place of subnormal numbers.
+        prune_unused: Whether initializers that nothing uses are left out.
     """
 
     scheme: str | Spec | None = None
@@ -52,6 +54,7 @@ class Asked:
     tie_equal: bool = False
     keep_scales: bool = False
     flush_subnormals: bool = False
+    prune_unused: bool = False
 
     def with_plan(self) -> Asked:
         """The same with the plan read, where it is a file.
@@ -75,18 +78,23 @@ class Asked:
         except SchemeError as e:
             raise SchemeError(f"{e}; the plan was made with them: give them by --ops if they are elsewhere") from None
 
-    def plan_for(self, analysis: Analysis, donors: Donors, described: Collection[Key] = ()) -> Plan:
+    def plan_for(
+        self, analysis: Analysis, donors: Donors, described: Collection[Key] = (), *, calibrated: bool = False
+    ) -> Plan:
         """The plan for a model.
 
         Args:
             analysis: The model.
             donors: Opens the models that weights are taken from.
             described: The operators that the user describes.
+            calibrated: Whether a pass over data will scale what is drawn.
 
         Raises:
             SchemeError: As `make_plan` and `fit_plan`, or where a plan and other arguments are given.
         """
         made = self._made(analysis, donors)
+        if self.plan is None and not calibrated:
+            made = replace(made, warnings=(*made.warnings, *on_folded(made, analysis)))
         there = {(n.domain, n.op) for n in analysis.graph.view.nodes} if analysis.graph is not None else set(described)
         if described and there.isdisjoint(described):
             named = ", ".join(f"{op} of domain '{domain}'" for domain, op in described)
@@ -132,6 +140,7 @@ class Asked:
             "materialize": None if self.materialize else False,
             "densify": self.densify or None,
             "tie_equal": self.tie_equal or None,
+            "prune_unused": self.prune_unused or None,
         }
         return {k: v for k, v in given.items() if v is not None}
 

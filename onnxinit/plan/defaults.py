@@ -7,6 +7,8 @@ from onnxinit.schemes import ROLE_DEFAULTS, Spec, auto_spec
 
 SIGNAL_ROLES = frozenset({"weight", "input_weight"})  # what --scheme is for, and a pass over the signal can settle
 
+AUTO = "auto: "  # begins why auto chose a scheme
+
 # A recurrent weight follows the scheme for kernels only where it is one of these.
 _ALSO_RECURRENT = frozenset({"zeros", "ones", "constant", "identity", "keep"})
 
@@ -60,8 +62,8 @@ def resolve_auto(weight: Weight, analysis: Analysis) -> tuple[Spec, str]:
     if analysis.normless and spec.name != "lecun":
         upstream = _names(weight, upstream=True)
         keeps = Spec.of("analytic") if analysis.graph is not None else Spec.of("he", gain="upstream")
-        return keeps, f"auto: keeps the variance after {upstream} in a network without norms"
-    return spec, f"auto: before {_names(weight, upstream=False)}"
+        return keeps, f"{AUTO}keeps the variance after {upstream} in a network without norms"
+    return spec, f"{AUTO}before {_names(weight, upstream=False)}"
 
 
 def _names(weight: Weight, *, upstream: bool) -> str:

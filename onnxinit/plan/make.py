@@ -181,7 +181,10 @@ class _Choice:
         if weight.role in PARAMETER_ROLES or not follows(weight):
             return follows(weight)
         rule = self._rule([weight])
-        return rule.spec.name == "keep" if rule is not None else self.scheme.scheme.origin != "model"
+        if rule is not None:
+            return rule.spec.name == "keep"
+        taken = self.scheme.scheme.origin == "model"
+        return not taken or isinstance(self.donors.choose(self.analysis, weight, self.scheme), str)
 
     def spares(self, weight: Weight) -> Left | None:
         """Why what would be worked out stays although its weights are drawn; of the rules, one to keep it counts."""

@@ -146,6 +146,7 @@ class Plan:
         warnings: What a reader should know before using the result.
         arguments: What was asked for to make it, by the names of `reinit`'s arguments, as JSON values.
         flush_subnormals: Whether zeros are written in the place of subnormal numbers.
+        removed: Ids of initializers that nothing uses and that are left out.
     """
 
     seed: int
@@ -155,6 +156,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
     flush_subnormals: bool = False
+    removed: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """SHA-256 (hex) of what determines the values: seed, stream, and of each entry the tensor, scheme and gain."""
@@ -182,6 +184,7 @@ class Plan:
             "arguments": dict(self.arguments),
             "entries": [e.to_json(aside) for e in self.entries],
             "kept": [{"id": k.id, "reason": k.reason} for k in self.kept],
+            **({"removed": list(self.removed)} if self.removed else {}),
             "warnings": list(self.warnings),
         }
 
@@ -210,6 +213,7 @@ class Plan:
                 warnings=tuple(map(str, data["warnings"])),
                 arguments=dict(data.get("arguments", {})),
                 flush_subnormals=bool(data.get("flush_subnormals", False)),
+                removed=tuple(map(str, data.get("removed", ()))),
             )
         except KeyError as e:
             raise SchemeError(f"an incomplete plan: it lacks {e}") from None

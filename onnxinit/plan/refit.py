@@ -72,7 +72,7 @@ def held_to_old_scales(analysis: Analysis, entries: Collection[Entry]) -> Iterat
     """The ids of the quantised weights that are drawn within the range that they had: their scale stays."""
     fitted = {analysis.by_id[e.id].path for e in entries if e.scheme.name == REFIT or e.role == "quant_scale"}
     for entry in entries:
-        quantised = analysis.by_id[entry.id].quantised
+        quantised = analysis.by_id[entry.id].codes
         if (
             quantised is not None
             and not fitted & {quantised.scale, *quantised.factors}
@@ -88,7 +88,7 @@ def _owners(analysis: Analysis) -> dict[str, list[Weight]]:
     for w in analysis.weights:
         if w.follows:
             owners[w.path] = [analysis.by_id[ident] for ident in w.follows]
-        for path in {w.quantised.scale, w.quantised.zero_point, *w.quantised.factors} if w.quantised else ():
+        for path in {w.codes.scale, w.codes.zero_point, *w.codes.factors} if w.codes else ():
             owners.setdefault(path, []).append(w)
     return owners
 
@@ -102,7 +102,7 @@ def _can_move(
 ) -> bool:
     """Whether what a scale or zero point is worked out from, or has to agree with, moves too."""
     for owner in owners:
-        q = owner.quantised
+        q = owner.codes
         if q is None:
             continue
         if path == q.zero_point and q.scale not in moving:
@@ -119,9 +119,9 @@ def _entry(
 ) -> Entry:
     """The line of what follows from others; the gain of a scale leaves as much room as there was."""
     own = weight.follows or tuple(
-        o.id for o in owners if o.quantised and weight.path in (o.quantised.scale, o.quantised.zero_point)
+        o.id for o in owners if o.codes and weight.path in (o.codes.scale, o.codes.zero_point)
     )
-    room = [o.quantised.headroom for o in owners if o.quantised and weight.path == o.quantised.scale]
+    room = [o.codes.headroom for o in owners if o.codes and weight.path == o.codes.scale]
     by_blas = bool(weight.follows) or any(isinstance(e := made[o.id], Entry) and e.exact == "1e-6" for o in owners)
     return Entry(
         id=weight.id,

@@ -52,6 +52,7 @@ class Inspection:
             "model": {"path": self.path, "ir_version": self.ir_version, "opsets": self.opsets},
             "weights": [_weight(w, drawn.get(w.id)) for w in self.weights],
             "kept": [_kept(k) for k in self.kept],
+            "warnings": list(self.plan.warnings),
         }
 
 

@@ -127,9 +127,9 @@ def _some(ids: Sequence[str], room: int) -> str:
 
 
 def sections(
-    plan: Plan, weights: Iterable[Weight], warnings: Sequence[str] | None = None
+    plan: Plan, weights: Sequence[Weight], warnings: Sequence[str] | None = None
 ) -> Iterator[Table | KeptList | Paragraph]:
-    """The parts of the text: the table, what is kept and why, the warnings.
+    """The parts of the text: the table, what the graph holds otherwise, what is kept and why, the warnings.
 
     Args:
         plan: What is drawn.
@@ -141,15 +141,31 @@ def sections(
     if shown:
         yield weight_table(shown)
         yield Paragraph()
+    stored = [Left(w.id, reason) for w in weights if (reason := _stored_anew(w))]
+    if stored:
+        yield Paragraph((f"become initializers: {count(len(stored), 'tensor')}", "bold"))
+        yield KeptList(stored)
+        yield Paragraph()
     if plan.kept:
         them = "it is" if len(plan.kept) == 1 else "they are"
         yield Paragraph((f"kept as {them}: {count(len(plan.kept), 'tensor')}", "bold"))
         yield KeptList(plan.kept)
         yield Paragraph()
+    if plan.removed:
+        yield Paragraph((f"left out: {count(len(plan.removed), 'tensor')}", "bold"))
+        yield KeptList([Left(ident, "nothing uses it") for ident in plan.removed])
+        yield Paragraph()
     for warning in warnings:
         yield Paragraph(("warning: ", "bold yellow"), printable(warning))
     if warnings:
         yield Paragraph()
+
+
+def _stored_anew(weight: Weight) -> str:
+    """What a weight was that becomes an initializer by being drawn, "" for one that is stored as it was."""
+    if weight.where == "generated":
+        return "made at run time so far (--no-materialize leaves that to the graph)"
+    return "sparse so far" if weight.where == "sparse" and weight.pattern is None else ""
 
 
 def notes(weights: Iterable[Weight]) -> Iterator[KeptList | Paragraph]:

@@ -50,7 +50,7 @@ register(Scheme("keep", summary="The tensor stays as it is.", formula="w = w", f
 register(
     Scheme(
         "refit",
-        summary="What follows from weights that are drawn gets: scales and zero points of quantised ones, the scale of "
+        summary="What is worked out of weights that are drawn: scales and zero points of quantised ones, the scale of "
         "a weight norm, the vectors of a spectral norm, copies of kernels.",
         formula="weight norm: g = norm(w); spectral norm: u and v the singular vectors of the largest singular value; "
         "scales, symmetric: s = max abs(w) / q_max; else s = (max w - min w) / (q_max - q_min) and "

@@ -53,6 +53,7 @@ def settle(
         input_var=told.input_var,
         inputs=lambda: {} if told.data.data is None else input_moments(_open(plan, file, told)),
         recalibrated=bool(told.recalibrate),
+        loose=bool(told.activations),
     )
     if dry or not told.wanted(plan):
         return plan, None

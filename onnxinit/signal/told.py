@@ -55,7 +55,7 @@ class Calibration:
         chosen = self.activations
         if chosen is None:
             chosen = self.data.data is not None and not planned and not kept
-        chosen = chosen and bool(analysis.aside)
+        chosen = chosen and any(w.role == "quant_scale" for w in analysis.aside)
         return replace(self, activations=chosen, running=replace(self.running, loose=chosen))
 
     def opened(self, file: ModelFile) -> Calibration:

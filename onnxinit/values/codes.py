@@ -134,6 +134,12 @@ def pack_scales(scale: Numbers, dtype: str) -> Bytes:
     return np.asarray(scale).astype(_SCALES[dtype]).view(np.uint8)
 
 
+def unpack_scales(raw: Bytes, dtype: str) -> Floats:
+    """Numbers of a float type from their bytes."""
+    values: Floats = raw.view(_SCALES[dtype])
+    return values
+
+
 def rounded(scale: Numbers, dtype: str) -> Numbers:
     """Scales as their type holds them: at least its least normal number; of powers of two the next above."""
     kind = np.dtype(_SCALES[dtype])

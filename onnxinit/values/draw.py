@@ -33,7 +33,7 @@ from onnxinit.values.codes import Read, real_weight
 from onnxinit.values.following import Following
 from onnxinit.values.laws import Along, Law, law_of
 from onnxinit.values.picked import Picked
-from onnxinit.values.quantise import Encoded, Fitted, Fitting, Given
+from onnxinit.values.quantise import Encoded, Fitting, fitted, given
 from onnxinit.values.rounding import STORED, Floats, Stored
 from onnxinit.values.sources import Moved, Source
 from onnxinit.values.tally import Tally
@@ -73,19 +73,22 @@ def fresh(
         if weight.pattern is not None and e.scheme.scheme.origin == "own":  # as they are stored, among themselves
             weight = replace(weight, shape=(weight.stored,), layout=None, pattern=None)
         if e.measured is not None and weight.role in PARAMETER_ROLES:
-            own[e.id] = Given(weight, e.measured)
+            own[e.id] = given(weight, e.measured)
         elif moves_codes(e):
             own[e.id] = Moved(weight, e, weight_key(plan.seed, e.draws_as), read)
         elif weight.quantised is not None:
             reals[e.id] = _values(plan, e, weight, read, donors)
         elif e.scheme.name != REFIT:
             values = replace(_values(plan, e, weight, read, donors), tally=tally)
+            if weight.paired is not None:
+                reals[e.id] = replace(values, tally=None)
             own[e.id] = values if weight.pattern is None else Picked(weight, weight.pattern, values, read)
     fitting = Fitting(plan, analysis, reals, read)
-    own |= {ident: Encoded(analysis.by_id[ident], real, fitting, tally) for ident, real in reals.items()}
+    coded = {ident: real for ident, real in reals.items() if analysis.by_id[ident].quantised is not None}
+    own |= {ident: Encoded(analysis.by_id[ident], real, fitting, tally) for ident, real in coded.items()}
     made: dict[str, Fresh] = {}
     for weight in (analysis.by_id[e.id] for e in plan.entries if e.scheme.name == REFIT):
-        own[weight.id] = _following(weight, analysis, made, read) if weight.follows else Fitted(weight, fitting)
+        own[weight.id] = _following(weight, analysis, made, read) if weight.follows else fitted(weight, fitting)
     for e in plan.entries:
         drawn = own.get(e.draws_as, own[e.id])
         made[analysis.by_id[e.id].path] = Turned(drawn, e.shape) if e.turned else drawn

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxinit.analysis import Analysis, Quantised, Weight
 from onnxinit.model import Chunk, Fresh
@@ -33,6 +32,7 @@ from onnxinit.values.codes import (
     spread,
     stored_zero,
     symmetric,
+    unpack_scales,
 )
 from onnxinit.values.rounding import Floats
 from onnxinit.values.tally import Tally
@@ -59,14 +59,26 @@ class Fitting:
             for e in plan.entries
             if e.measured is not None and e.role == "quant_scale"
         }
-        self._owners: dict[str, list[tuple[Quantised, Fresh]]] = {}
+        self._owners: dict[str, list[tuple[Quantised, Fresh, str]]] = {}
         for ident, values in reals.items():
-            one = analysis.by_id[ident].quantised
+            weight = analysis.by_id[ident]
+            one, dtype = weight.codes, "float" if weight.quantised is not None else weight.dtype
             assert one is not None
-            self._owners.setdefault(one.scale, []).append((one, values))
-        self._owner = {p: o for owners in self._owners.values() for o, _ in owners for p in (o.scale, o.zero_point)}
+            self._owners.setdefault(one.scale, []).append((one, values, dtype))
+        self._owner = {p: o for owners in self._owners.values() for o, *_ in owners for p in (o.scale, o.zero_point)}
         self._locks = {path: threading.Lock() for path in self._types}
         self._fitted: dict[str, tuple[Numbers, Numbers]] = {}
+        self._last: tuple[Fresh, Floats] | None = None  # what was drawn last, where it was drawn at once
+
+    def drawn(self, values: Fresh, chunk: Chunk, dtype: str = "float") -> Floats:
+        """The values of a job; those of a whole tensor are not drawn twice to be looked at and then encoded."""
+        last = self._last
+        if last is not None and last[0] is values:
+            return last[1]
+        made = _drawn(chunk, dtype)
+        if chunk.nbytes == values.nbytes:
+            self._last = values, made
+        return made
 
     def owner(self, path: str) -> Quantised:
         """A weight that a scale or zero point is for."""
@@ -108,32 +120,33 @@ class Fitting:
         one = owners[0][0]
         if one.factors:
             return rounded(self._product(one), dtype), stored_zero(one, self._read)
-        low, high = _range([(o, values) for o, values in owners])
+        low, high = self._range(owners)
         ends, room = (one.low, one.high), self._gains.get(path, 1.0)
         if one.zero is not None:
             return parameters(low, high, symmetric(ends, one.zero), np.full(1, one.zero), dtype, room)
         zero = None if one.zero_point in self._types else stored_zero(one, self._read)
         return parameters(low, high, ends, zero, dtype, room)
 
+    def _range(self, owners: Sequence[tuple[Quantised, Fresh, str]]) -> tuple[Numbers, Numbers]:
+        """The least and the largest value for each scale, zero among them."""
+        low, high = np.zeros((2, math.prod(owners[0][0].grid)))
+        for one, values, dtype in owners:
+            for chunk in values.chunks():
+                drawn = self.drawn(values, chunk, dtype)
+                index = places(one, chunk.offset * 8 // bits_of(dtype), drawn.size)
+                if index is None:
+                    low[0], high[0] = min(low[0], drawn.min()), max(high[0], drawn.max())
+                    continue
+                runs = np.concatenate([[0], np.flatnonzero(np.diff(index)) + 1])
+                np.minimum.at(low, index[runs], np.minimum.reduceat(drawn, runs))
+                np.maximum.at(high, index[runs], np.maximum.reduceat(drawn, runs))
+        return low, high
 
-def _range(owners: Sequence[tuple[Quantised, Fresh]]) -> tuple[Numbers, Numbers]:
-    """The least and the largest value for each scale, zero among them."""
-    low, high = np.zeros((2, math.prod(owners[0][0].grid)))
-    for one, values in owners:
-        for chunk in values.chunks():
-            drawn = _drawn(chunk)
-            index = places(one, chunk.offset // 4, drawn.size)
-            if index is None:
-                low[0], high[0] = min(low[0], drawn.min()), max(high[0], drawn.max())
-                continue
-            runs = np.concatenate([[0], np.flatnonzero(np.diff(index)) + 1])
-            np.minimum.at(low, index[runs], np.minimum.reduceat(drawn, runs))
-            np.maximum.at(high, index[runs], np.maximum.reduceat(drawn, runs))
-    return low, high
 
-
-def _drawn(chunk: Chunk) -> npt.NDArray[np.float32]:
-    return np.frombuffer(chunk.draw(), np.uint8).view(np.float32)
+def _drawn(chunk: Chunk, dtype: str = "float") -> Floats:
+    """The values of a job, of 16-bit floats as float32."""
+    values = unpack_scales(np.frombuffer(chunk.draw(), np.uint8), dtype)
+    return values.astype(np.float32) if values.dtype.itemsize == 2 else values
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +187,8 @@ class Encoded:
     def _encode(self, chunks: Sequence[Chunk]) -> Bytes:
         one = self._one
         scale, zero = self.fitting.scale(one), self.fitting.zero(one)
-        values = np.concatenate([_drawn(c) for c in chunks]) if len(chunks) > 1 else _drawn(chunks[0])
+        drawn = [self.fitting.drawn(self.real, c) for c in chunks]
+        values = np.concatenate(drawn) if len(drawn) > 1 else drawn[0]
         index = places(one, chunks[0].offset // 4, values.size)
         exact: Floats = values.astype(np.float64) if one.bits == _WIDE else values
         each, middle = spread(scale, index), spread(zero, index)
@@ -192,16 +206,16 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """A tensor of scales or zero points that follows the quantised weights.
+class Parameter:
+    """A tensor of scales or zero points.
 
     Attributes:
         weight: The tensor.
-        fitting: What works it out.
+        make: Works out its bytes, when they are asked for.
     """
 
     weight: Weight
-    fitting: Fitting
+    make: Callable[[], Bytes]
 
     @property
     def nbytes(self) -> int:
@@ -209,39 +223,27 @@ class Fitted:
         return (self.weight.size * bits_of(self.weight.dtype) + 7) // 8
 
     def chunks(self) -> Iterator[Chunk]:
-        """One job that works it out."""
-        yield Chunk(0, self.nbytes, self._made)
-
-    def _made(self) -> Bytes:
-        one = self.fitting.owner(self.weight.path)
-        if self.weight.role == "quant_scale":
-            return pack_scales(self.fitting.scale(one), self.weight.dtype)
-        return pack_zero_points(self.fitting.zero(one), self.weight.dtype, one)
+        """One job that makes it."""
+        yield Chunk(0, self.nbytes, self.make)
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A scale or zero point that was measured.
+def fitted(weight: Weight, fitting: Fitting) -> Parameter:
+    """What follows the quantised weights that it is for."""
 
-    Attributes:
-        weight: The tensor.
-        measured: What it gets.
-    """
+    def make() -> Bytes:
+        one = fitting.owner(weight.path)
+        if weight.role == "quant_scale":
+            return pack_scales(fitting.scale(one), weight.dtype)
+        return pack_zero_points(fitting.zero(one), weight.dtype, one)
 
-    weight: Weight
-    measured: Measured
+    return Parameter(weight, make)
 
-    @property
-    def nbytes(self) -> int:
-        """Size as it is stored."""
-        return (self.weight.size * bits_of(self.weight.dtype) + 7) // 8
 
-    def chunks(self) -> Iterator[Chunk]:
-        """One job that encodes it."""
-        yield Chunk(0, self.nbytes, self._made)
+def given(weight: Weight, measured: Measured) -> Parameter:
+    """What was measured."""
 
-    def _made(self) -> Bytes:
-        values = self.measured.values.astype(np.float64)
-        if self.weight.role == "quant_scale":
-            return pack_scales(values, self.weight.dtype)
-        return pack(values, self.weight.dtype)
+    def make() -> Bytes:
+        values = measured.values.astype(np.float64)
+        return (pack_scales if weight.role == "quant_scale" else pack)(values, weight.dtype)
+
+    return Parameter(weight, make)

@@ -57,7 +57,8 @@ class Source:
     def _real(self, run: tuple[int, int] | None) -> Floats:
         if self._held.quantised is not None:
             return real_values(self._held, self._read, run)
-        return narrowed(cast(Floats, self._read(self._held.path, run)), self._weight.dtype)
+        values = narrowed(cast(Floats, self._read(self._held.path, run)), self._weight.dtype)
+        return values if run is not None else values.reshape(self._held.shape)  # an attribute holds a flat list
 
     @property
     def moments(self) -> tuple[float, float]:

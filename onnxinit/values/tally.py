@@ -73,7 +73,7 @@ class Tally:
             done = (
                 "zeros stand in their place"
                 if self._flush
-                else "they are less precise, and slow processors down; --flush-subnormals writes zeros in their place"
+                else "such numbers have fewer digits and slow processors down; --flush-subnormals writes zeros instead"
             )
             yield f"{_number(total, 'value')} subnormal in {kinds}, in {_some(ident for ident, _ in subnormal)}: {done}"
         cut = {ident: c.cut / c.values for (ident, _), c in self._counts.items() if c.cut > _MUCH * c.values}

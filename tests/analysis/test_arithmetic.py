@@ -155,6 +155,12 @@ def test_the_gain_of_a_residual_branch() -> None:
     assert role(SCALED, b=np.array([0.8312795], np.float32)) == "layer_scale"
 
 
+def test_a_zero_that_an_exporter_wrote_is_no_gain() -> None:
+    """As baddbmm with beta = 0: its first operand, times zero, is added."""
+    text = "zero = Constant<value = float {0.0}>() h = MatMul(x, w) z = MatMul(x, u) m = Mul(z, zero) y = Add(h, m)"
+    assert set(weights(build(f"(float[n,t,8] x) => (y) {{ {text} }}", check=False, **LAYERS))) == set(LAYERS)
+
+
 def test_rotary_tables_are_constants() -> None:
     text = """h = MatMul(x, w) a, c = Split<axis = -1>(h) n = Neg(c) r = Concat<axis = -1>(n, a) p = Mul(h, b)
         q = Mul(r, sin) s = Add(p, q) y = MatMul(s, u)"""
@@ -269,3 +275,43 @@ def test_a_masked_kernel_is_a_weight_and_its_mask_a_constant() -> None:
     )
     assert roles(model) == {"w": "weight", "b": ""}
     assert (weights(model)["w"].fan_in, weights(model)["w"].fan_out) == (21 / 6, 21 / 8)
+
+
+# ---------------------------------------------------------------- several learned numbers
+
+
+def test_weights_of_a_fusion_are_learned() -> None:
+    """Fast normalised fusion (EfficientDet): each number, made positive and divided by their sum, weighs a signal."""
+    text = """h = MatMul(x, w) g = MatMul(x, u) p = Relu(b) s = ReduceSum(p) e = Constant<value = float {0.0001}>()
+        a = Add(s, e) n = Div(p, a) i = Constant<value = int64 {0}>() j = Constant<value = int64 {1}>()
+        k = Gather<axis = 0>(n, i) l = Gather<axis = 0>(n, j) c = Mul(h, k) d = Mul(g, l) y = Add(c, d)"""
+    for start in (np.array([0.31, 0.84], np.float32), np.ones(2, np.float32)):
+        assert role(text, b=start) == "other"
+
+
+def test_a_threshold_for_every_channel_is_learned() -> None:
+    assert role("h = MatMul(x, w) y = Max(h, b)", b=(8,)) == "other"
+    assert role("h = MatMul(x, w) y = Max(h, b)", b=np.zeros(8, np.float32)) == ""
+    assert role("h = MatMul(x, w) y = Min(h, b)", b=np.array(6, np.float32)) == ""
+
+
+def test_zeros_that_a_gate_forgets_are_a_first_state() -> None:
+    text = "h = MatMul(x, w) f = Sigmoid(h) c = Mul(f, b) k = MatMul(x, u) y = Add(c, k)"
+    assert role(text, b=np.zeros((1, 8), np.float32)) == ""
+    assert role("h = MatMul(x, w) c = Mul(h, b) y = Add(c, x)", b=np.zeros(8, np.float32)) == "layer_scale"
+
+
+def test_what_is_summed_up_to_a_kernel_is_learned() -> None:
+    """The modes of a diagonal state space: their sum is the kernel of a convolution."""
+    model = build(
+        """(float[1,3,16] x) => (y) { e = Exp(a) m = Mul(e, times) k = Exp(m) c = Mul(k, b) f = ReduceSum(c, one)
+        g = Unsqueeze(f, one) y = Conv<group = 3>(x, g) }""",
+        check=False, a=(3, 4, 1), b=(3, 4, 1), times=-np.arange(6, dtype=np.float32), one=np.array([1]),
+    )  # fmt: skip
+    assert roles(model) == {"a": "other", "b": "other", "times": "", "one": ""}
+
+
+def test_a_number_that_scales_a_table_is_learned() -> None:
+    text = "two = Constant<value = float {2.0}>() h = MatMul(x, w) n = Mul(b, t) a = Add(h, n) y = Mul(a, two)"
+    for given, expected in ((0.7134212, "other"), (0.5, "")):
+        assert role(text, b=np.array([given], np.float32), t=(1, 16, 8)) == expected

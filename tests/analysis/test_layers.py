@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from connections import assert_counts
-from graphs import build, weights
+from graphs import build, roles, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -262,3 +262,57 @@ def test_the_bias_of_a_layer(text: str, shapes: Shapes, fan_in: int | None) -> N
     assert found["b"].layout is None
     if fan_in is not None:
         assert found["b"].fan_in == fan_in
+
+
+def test_a_filter_that_is_the_same_for_every_channel_is_a_constant() -> None:
+    """That of a network that smooths before it subsamples; flat kernels may be what a training starts from."""
+    smooth = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
+
+    def found(given: np.ndarray) -> str:
+        text = "(float[1,4,9,9] x) => (y) { h = Conv(x, w) y = Conv<group = 4, strides = [2, 2]>(h, b) }"
+        return roles(build(text, check=False, w=(4, 4, 3, 3), b=given))["b"]
+
+    assert found(np.tile(smooth, (4, 1, 1, 1))) == ""
+    assert found(np.full((4, 1, 3, 3), 0.1, np.float32)) == "weight"
+    assert found(np.random.default_rng(0).standard_normal((4, 1, 3, 3)).astype(np.float32)) == "weight"
+
+
+# ---------------------------------------------------------------- kernels that a signal makes
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_kernel_that_is_scaled_for_every_sample(samples: int) -> None:
+    """StyleGAN 2: the samples of a batch are the groups of one convolution, which is no grouped one for that."""
+    model = build(
+        f"""(float[{samples},4,9,9] x, float[{samples},5] z) => (y) {{ s = Gemm(z, a, b) t = Reshape(s, style)
+        k = Mul(w, t) f = Reshape(k, kernel) g = Reshape(x, groups) y = Conv<group = {samples}>(g, f) }}""",
+        check=False, w=(1, 6, 4, 3, 3), a=(5, 4), b=(4,), style=np.array([samples, 1, 4, 1, 1]),
+        kernel=np.array([samples * 6, 4, 3, 3]), groups=np.array([1, samples * 4, 9, 9]),
+    )  # fmt: skip
+    w = weights(model)["w"]
+    assert (w.role, w.fan_in, w.fan_out, w.groups, w.blocks) == ("weight", 36, 54, 1, 1)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("op", ["MatMul", "Gemm"])
+def test_kernels_that_a_router_mixes(op: str, samples: int) -> None:
+    """CondConv: each of the kernels is one of the convolution's, and so is each bias."""
+    model = build(
+        f"""(float[{samples},4,9,9] x, float[{samples},5] z) => (y) {{ r = MatMul(z, a) p = Softmax(r) k = {op}(p, w)
+        c = {op}(p, b) f = Reshape(k, kernel) d = Reshape(c, flat) g = Reshape(x, groups)
+        y = Conv<group = {samples}>(g, f, d) }}""",
+        check=False, w=(3, 6 * 4 * 3 * 3), a=(5, 3), b=(3, 6), flat=np.array([-1]),
+        kernel=np.array([samples * 6, 4, 3, 3]), groups=np.array([1, samples * 4, 9, 9]),
+    )  # fmt: skip
+    found = weights(model)
+    w = found["w"]
+    assert (w.role, w.fan_in, w.fan_out, w.groups, w.blocks) == ("weight", 36, 54, 1, 3)
+    assert {n: found[n].role for n in "ab"} == {"a": "weight", "b": "bias"}
+
+
+def test_a_pair_of_factors_that_is_added_to_a_kernel() -> None:
+    """Low-rank adapters that a graph merges at run time: none of them is data."""
+    text = "(float[n,12] x) => (y) { d = MatMul(b, a) m = Add(w, d) t = Transpose(m) h = MatMul(x, t) y = Add(h, c) }"
+    found = weights(build(text, check=False, w=(6, 12), a=(2, 12), b=(6, 2), c=(6,)))
+    assert {n: w.role for n, w in found.items()} == {"w": "weight", "a": "weight", "b": "weight", "c": "bias"}
+    assert (found["w"].fan_in, found["w"].fan_out) == (12, 6)

@@ -283,7 +283,8 @@ def test_an_lstm_with_attention() -> None:
 
 def test_a_state_space_in_one_operator() -> None:
     node = "y, s, t = com.microsoft.Mamba2Verify<heads = 2>(x, s0, s1, w, b, d, a, f, g, i)"
-    shapes: Shapes = {"w": (8, 4), "b": (8,), "d": (2,), "a": (2,), "f": (2,), "g": (8,), "s0": (1, 8, 3)}
+    shapes: Shapes = {"w": (8, 4), "b": (8,), "d": (2,), "a": (2,), "f": (2,), "g": (8,)}
+    shapes["s0"] = np.zeros((1, 8, 3), np.float32)
     model = build(f"(float[3,20] x, float s1, int32[1] i) => (y) {{ {node} }}", check=False, **shapes)
     found = weights(model)
     assert {n: w.role for n, w in found.items()} == {
@@ -375,7 +376,7 @@ def test_reasons_are_plain() -> None:
         high=np.array(1.5, np.float32),
         w=(1, 6, 4),
         r=(1, 6, 2),
-        h0=(1, 1, 2),
+        h0=np.zeros((1, 1, 2), np.float32),
     )
     assert reasons(model) == {
         "low": "feeds input 1 of Clip, which holds no weights",
@@ -386,3 +387,14 @@ def test_reasons_are_plain() -> None:
     assert reasons(unknown) == {"w": "feeds input 1 of Brandnew, which is not known"}
     between = build("(float[4] x) => (y) { y = Conv(x, x, x, w) }", check=False, w=(4,))
     assert reasons(between) == {"w": "feeds input 3 of Conv, which holds no weight there"}
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("op", ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"])
+def test_positions_that_a_fused_norm_adds(op: str, at: int) -> None:
+    operands = "t, h" if at == 0 else "h, t"
+    model = build(
+        f"(float[2,6,8] x) => (y) {{ h = MatMul(x, w) r = Relu(h) y = com.microsoft.{op}({operands}, g) }}",
+        check=False, w=(8, 8), t=(1, 6, 8), g=(8,),
+    )  # fmt: skip
+    assert roles(model) == {"w": "weight", "t": "positional", "g": "norm_scale"}

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from bodies import Around, model_of, view_of
-from graphs import build, roles
+from graphs import build, roles, weights
 from onnx.reference import ReferenceEvaluator
 
 from onnxinit.analysis.constants import Constants
@@ -252,6 +252,18 @@ def test_constants_fold_what_exporters_leave() -> None:
     assert around.constants.constant(around("h")) is None
 
 
+def test_constants_are_cast_to_the_type_of_a_signal() -> None:
+    """As an exporter that optimises nothing writes bounds and vectors: only the type of the signal counts."""
+    model = build(
+        """(float[2,8] x) => (y) { h = MatMul(x, w) a = Constant<value_float = 0.0>() b = Constant<value_float = 6.0>()
+        low = CastLike(a, h) high = CastLike(b, h) r = Clip(h, low, high) c = CastLike(g, r) m = Mul(r, c)
+        y = MatMul(m, u) }""",
+        check=False, w=(8, 8), g=(8,), u=(8, 8),
+    )  # fmt: skip
+    found = weights(model)
+    assert [a.name for a in found["w"].downstream] == ["relu6"] and found["g"].role == "other"
+
+
 def external(name: str, shape: tuple[int, ...]) -> onnx.TensorProto:
     tensor = onnx.TensorProto(name=name, dims=shape, data_type=onnx.TensorProto.FLOAT)
     tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -273,3 +285,35 @@ def test_constants_outside_the_file_are_asked_for() -> None:
 
     constants = Constants(read)
     assert constants.scalar(held) == constants.scalar(held) == 0.5 and asked == ["graph.initializer[0]"]
+
+
+def test_a_batch_norm_that_learns_no_scale() -> None:
+    """Its statistics are of data, but it scales by one and shifts by zero; before training all of them are neutral."""
+
+    def found(mean: np.ndarray, var: np.ndarray) -> dict[str, str]:
+        text = "(float[1,4,9] x) => (y) { h = Conv(x, w) y = BatchNormalization(h, g, b, m, v) }"
+        one, zero = np.ones(4, np.float32), np.zeros(4, np.float32)
+        return roles(build(text, check=False, w=(4, 4, 3), g=one, b=zero, m=mean, v=var))
+
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal(4).astype(np.float32)
+    assert {k: found(drawn, drawn**2)[k] for k in "gbmv"} == {
+        "g": "", "b": "", "m": "running_mean", "v": "running_var",
+    }  # fmt: skip
+    assert found(np.zeros(4, np.float32), np.ones(4, np.float32))["g"] == "norm_scale"
+
+
+def test_vectors_that_do_nothing_beside_trained_ones_are_none() -> None:
+    """Exporters write ones and zeros where a norm learns no vectors; training would have moved learned ones."""
+
+    def found(**given: np.ndarray) -> dict[str, str]:
+        text = """(float[2,6,8] x) => (y) { a = LayerNormalization(x, g, b) h = MatMul(a, w)
+            y = LayerNormalization(h, ones, zeros) }"""
+        neutral = {"ones": np.ones(8, np.float32), "zeros": np.zeros(8, np.float32)}
+        return roles(build(text, check=False, w=(8, 8), **neutral, **given))
+
+    drawn = np.random.default_rng(0).standard_normal(8).astype(np.float32)
+    trained = found(g=drawn, b=np.zeros(8, np.float32))
+    assert trained == {"w": "weight", "g": "norm_scale", "b": "", "ones": "", "zeros": ""}
+    untrained = found(g=np.ones(8, np.float32), b=np.zeros(8, np.float32))
+    assert set(untrained.values()) == {"weight", "norm_scale", "norm_shift"}

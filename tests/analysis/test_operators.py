@@ -19,9 +19,10 @@ def test_recurrent_operators_gate_by_gate(op: str, dirs: int) -> None:
     g, h, i = len(GATES[op]), 3, 5
     direction = "bidirectional" if dirs == 2 else "forward"
     names = ["w", "r", "b", "lens", "h0", *(["c0", "p"] if op == "LSTM" else [])]
-    stored: Shapes = {"w": (dirs, g * h, i), "r": (dirs, g * h, h), "b": (dirs, 2 * g * h), "h0": (dirs, 1, h)}
+    start = np.zeros((dirs, 1, h), np.float32)
+    stored: Shapes = {"w": (dirs, g * h, i), "r": (dirs, g * h, h), "b": (dirs, 2 * g * h), "h0": start}
     if op == "LSTM":
-        stored |= {"c0": (dirs, 1, h), "p": (dirs, 3 * h)}
+        stored |= {"c0": start, "p": (dirs, 3 * h)}
     found = analysed(
         build(
             f"(float[7,1,{i}] x, int32[1] lens) => (float[7,{dirs},1,{h}] y)"
@@ -52,6 +53,13 @@ def test_recurrent_operators_gate_by_gate(op: str, dirs: int) -> None:
     kept = {k.id: k.reason for k in found.kept}
     assert set(kept) == ({"h0", "c0"} if op == "LSTM" else {"h0"})
     assert all(op in reason for reason in kept.values())
+
+
+def test_a_first_state_that_holds_values_is_learned() -> None:
+    text = "(float[7,n,5] x) => (y) { h = Expand(h0, s) y, z = GRU<hidden_size = 3>(x, w, r, , , h) }"
+    model = build(text, check=False, w=(1, 9, 5), r=(1, 9, 3), h0=(1, 1, 3), s=np.array([1, 2, 3]))
+    found = weights(model)["h0"]
+    assert (found.role, found.default) == ("other", 0.0)
 
 
 def test_gates_that_the_graph_puts_together_keep_their_names() -> None:

@@ -158,6 +158,16 @@ def test_frequencies_of_an_outer_product_are_constants() -> None:
     assert set(roles(model).values()) == {""}
 
 
+def test_sines_and_cosines_in_any_order_are_computed() -> None:
+    y, x = np.divmod(np.arange(16), 4)
+    a, b = (v[:, None] / 10.0 ** np.arange(4) for v in (y, x))
+    parts = np.stack([np.sin(a), np.cos(a), np.sin(b), np.cos(b)]).astype(np.float32)
+    text = "(float[n,16,16] x) => (y) { h = MatMul(x, w) r = Relu(h) y = Add(r, b) }"
+    for order in (parts.transpose(1, 0, 2), parts.transpose(1, 2, 0)):
+        assert roles(build(text, check=False, w=(16, 16), b=order.reshape(16, 16)))["b"] == ""
+    assert roles(build(text, check=False, w=(16, 16), b=(16, 16)))["b"] == "positional"
+
+
 # ---------------------------------------------------------------- words
 
 

@@ -232,15 +232,19 @@ def test_linear_models_hold_their_weights_in_attributes() -> None:
     again = helper.make_node(
         "LinearClassifier", ["x"], ["a", "b"], domain="ai.onnx.ml", coefficients=[1.0] * 6, classlabels_ints=[0, 1]
     )
-    found = analysed(model_of(regressor, classifier, again))
-    assert not found.weights
-    said = "are held in an attribute, which this version does not rewrite"
-    assert {(k.id, k.shape, k.dtype, k.reason) for k in found.kept} == {
-        ("last.coefficients", (3,), "float", f"coefficients of LinearRegressor {said}"),
-        ("last.intercepts", (1,), "float", f"intercepts of LinearRegressor {said}"),
-        ("LinearClassifier.coefficients", (6,), "float", f"coefficients of LinearClassifier {said}"),
-        ("LinearClassifier.coefficients#2", (6,), "float", f"coefficients of LinearClassifier {said}"),
-    }
+    odd = helper.make_node(
+        "LinearRegressor", ["x"], ["v"], "odd", domain="ai.onnx.ml", coefficients=[1.0] * 6, targets=4
+    )
+    found = analysed(model_of(regressor, classifier, again, odd))
+    assert [(w.id, w.where, w.role, w.shape, w.dtype) for w in found.weights] == [
+        ("last.coefficients", "attribute", "weight", (1, 3), "float"),
+        ("last.intercepts", "attribute", "bias", (1,), "float"),
+        ("LinearClassifier.coefficients", "attribute", "weight", (2, 3), "float"),
+        ("LinearClassifier.coefficients#2", "attribute", "weight", (2, 3), "float"),
+    ]
+    (kept,) = found.kept
+    said = "coefficients of LinearRegressor, whose number does not fit the other attributes"
+    assert (kept.id, kept.shape, kept.reason) == ("odd.coefficients", (6,), said)
 
 
 def test_trees_and_support_vectors_say_what_they_are() -> None:

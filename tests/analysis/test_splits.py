@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 from connections import assert_counts
 from graphs import build, kinds, weights
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
 
 HEADS, WIDTH, D = 2, 3, 6  # heads of three, six together
 
@@ -248,3 +250,12 @@ def test_pieces_that_are_rejoined_behind_a_rotation_are_one_block() -> None:
         sin=(1, 8, 12),
     )
     assert kinds(weights(model)["w"]) == WHOLE
+
+
+def test_an_output_that_the_file_says_has_no_axes() -> None:
+    nothing = helper.make_tensor_value_info("p", onnx.TensorProto.FLOAT, [])
+    branch = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["p"])], "b", [], [nothing])
+    model = build("(float[n,4] x, bool c) => (y) { z = Relu(x) y = Identity(z) }", check=False, w=(4, 3))
+    del model.graph.node[:]
+    model.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch))
+    assert weights(model)["w"].blocks == 1

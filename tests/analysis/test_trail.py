@@ -210,6 +210,18 @@ def test_values_go_back_to_their_places_and_nowhere_else(data: st.DataObject) ->
 
 
 @given(st.data())
+def test_places_are_where_numpy_put_the_elements(data: st.DataObject) -> None:
+    m = data.draw(moved())
+    places = m.trail.places(m.stored)
+    if m.hidden and m.ids.shape[: m.hidden] != (1,) * m.hidden:
+        event("an axis that is not known")
+        assert places is None
+    else:
+        assert places is not None
+        np.testing.assert_array_equal(places, m.ids.reshape(m.shape))
+
+
+@given(st.data())
 def test_names_stay_with_their_blocks(data: st.DataObject) -> None:
     m = data.draw(moved().filter(lambda m: not m.hidden))
     tiles = data.draw(tilings(m.shape))

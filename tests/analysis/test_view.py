@@ -59,13 +59,15 @@ def test_stored_tensors_carry_the_path_of_the_file() -> None:
         ("value_ints", [3, 4, 5], (3,), TensorProto.INT64),
     ],
 )
-def test_constants_of_plain_attributes_have_values_but_no_stored_tensor(
+def test_constants_of_plain_attributes_are_stored_where_they_are_floats(
     attribute: str, given: object, shape: tuple[int, ...], dtype: int
 ) -> None:
     model = build("(float[n] x) => (float[n] y) { y = Relu(x) }")
     model.graph.node.append(helper.make_node("Constant", [], ["c"], **{attribute: given}))
     c = value(view_of(model), "c")
-    assert (c.tensor, c.shape, c.dtype, c.static) == ("", shape, dtype, True)
+    field = {"value_float": ".f", "value_floats": ".floats"}.get(attribute, "")
+    assert c.tensor == (f"graph.node[1].attribute[0]{field}" if field else "")
+    assert (c.shape, c.dtype, c.static) == (shape, dtype, True)
     assert c.proto is not None
     np.testing.assert_array_equal(numpy_helper.to_array(c.proto), given)
 

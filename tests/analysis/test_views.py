@@ -207,7 +207,7 @@ def test_a_quantise_pair_is_a_view() -> None:
         z=np.array(0, np.int8),
     )
     found = weights(model)
-    assert list(found) == ["w"]
+    assert list(found) == ["w", "s"]
     assert found["w"].uses[0].via == ("QuantizeLinear", "DequantizeLinear", "Transpose")
 
 

@@ -143,3 +143,40 @@ def test_rules_and_patterns_go_by_the_group(decoder: Path, tmp_path: Path) -> No
     made = arrays(ruled.path or Path())
     assert made["e"].std() == pytest.approx(3, rel=5 / np.sqrt(2 * V * D))
     np.testing.assert_array_equal(made["d"], made["e"].T)
+
+
+@pytest.mark.parametrize("copy_first", [False, True])
+def test_what_follows_from_a_weight_follows_it_still(tmp_path: Path, copy_first: bool) -> None:
+    """A standardised kernel that the exporter stored twice, once for its statistics."""
+    kernel = np.random.default_rng(0).standard_normal((1, 20, 108)).astype(np.float32)
+    text = """(float[n,12,9,9] x) => (float[n,20,7,7] y) {
+        mean = ReduceMean<axes = [0, 2], keepdims = 0>(copy) wide = ReduceMean<axes = [0, 2]>(copy)
+        c = Sub(copy, wide) q = Mul(c, c) var = ReduceMean<axes = [0, 2], keepdims = 0>(q)
+        z = BatchNormalization(v, g, zero, mean, var) k = Reshape(z, dims) y = Conv(x, k) }"""
+    model = build(
+        text, check=False, g=np.full(20, 0.7, np.float32), zero=np.zeros(20, np.float32), dims=np.array([20, 12, 3, 3])
+    )
+    twice = ("copy", "v") if copy_first else ("v", "copy")
+    model.graph.initializer.extend(numpy_helper.from_array(kernel, name) for name in twice)
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    plain = package.reinit(path, tmp_path / "plain.onnx", scheme="he")
+    assert next(w for w in plain.weights if w.id == "copy").follows == ("v",)
+    result = package.reinit(path, tmp_path / "tied.onnx", scheme="he", tie_equal=True)
+    made = arrays(result.path or Path())
+    np.testing.assert_array_equal(made["copy"], made["v"])
+    np.testing.assert_array_equal(made["v"], arrays(plain.path or Path())["v"])
+
+
+def test_weight_norms_that_are_stored_twice(tmp_path: Path) -> None:
+    v = np.random.default_rng(0).standard_normal((60, 40)).astype(np.float32)
+    g = np.random.default_rng(1).uniform(1, 2, (1, 40)).astype(np.float32)
+    text = """(float[n,60] x) => (y) {
+        a1 = ReduceL2<axes = [0]>(v1) b1 = Div(v1, a1) w1 = Mul(b1, g1) h = MatMul(x, w1) r = Relu(h)
+        a2 = ReduceL2<axes = [0]>(v2) b2 = Div(v2, a2) w2 = Mul(b2, g2) z = MatMul(x, w2) y = Add(r, z) }"""
+    path = tmp_path / "m.onnx"
+    onnx.save(build(text, check=False, v1=v, g1=g, v2=v, g2=g), path)
+    made = arrays(package.reinit(path, tmp_path / "out.onnx", scheme="he", tie_equal=True).path or Path())
+    np.testing.assert_array_equal(made["v1"], made["v2"])
+    np.testing.assert_array_equal(made["g1"], made["g2"])
+    np.testing.assert_allclose(made["g1"][0], np.linalg.norm(made["v1"], axis=0), rtol=1e-5)

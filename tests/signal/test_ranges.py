@@ -255,6 +255,11 @@ def test_what_stays_is_told_with_its_reason() -> None:
         y = MatMul(d, v) }}"""
     said = notes(both, w=codes(20, 30), **points("x", kind=np.int8, at=0))
     assert "its scale is that of other codes too" in said or "that of a weight too" in said
+    body = "k2 = Identity(k) " + pair("x", "s", "d") + " o = MatMul(d, v)"
+    loop = f"""(float[n,20] x) => (float[n,20] y) {{ {kernel} m = Constant<value = int64 {{2}}>()
+        c = Constant<value = bool {{1}}>() y = Loop(m, c, x) <
+            body = g (int64 i, bool k, float[n,20] s) => (bool k2, float[n,20] o) {{ {body} }} > }}"""
+    assert "made inside a loop or a branch" in notes(loop, **WEIGHT | {"w": codes(20, 20)}, **points("x"))
     used = f"(float[n,20] x) => (float[n,30] y) {{ {pair('x', 'x', 'd')} {kernel} h = MatMul(d, v) y = Mul(h, sx) }}"
     assert "its scale is used elsewhere" in notes(used, **WEIGHT, **points("x"))
 
@@ -306,3 +311,22 @@ def test_activations_of_8_bit_floats() -> None:
     y = run(result.model, x=X)
     wanted = run(real(result.model), x=X)
     assert np.abs(y - wanted).std() < 0.06 * wanted.std()
+
+
+def test_moments_are_those_without_stale_ranges() -> None:
+    """Analytic gains go by what the network will do with the ranges that are measured after them."""
+    model = build(
+        f"""(float[n,20] x) => (float[n,30] y) {{ {pair("x", "x", "d")} v = DequantizeLinear(w, sw, zw) h = MatMul(d, v)
+        {pair("y", "h", "g")} u = DequantizeLinear(t, st, zw) y = MatMul(g, u) }}""",
+        opset=21,
+        **WEIGHT,
+        **points("x", "y"),
+        t=codes(30, 30),
+        st=np.array(0.1, np.float32),
+    )
+    x = np.random.default_rng(3).standard_normal((256, 20)).astype(np.float32)
+    new = onnxinit.reinit(model, scheme="analytic", data={"x": x}, input_mean=0.0, input_var=1.0).model
+    assert new is not None
+    assert run(new, x=x).std() == pytest.approx(1, rel=0.15)
+    stale = onnxinit.reinit(model, scheme="analytic", input_mean=0.0, input_var=1.0)
+    assert max(e.gain for e in stale.plan.entries if isinstance(e.gain, float)) > 5

@@ -6,6 +6,7 @@ Nothing here uses the project's own reading of files: tensors are found by walki
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import traceback
 from collections import Counter
@@ -39,7 +40,6 @@ _VALUES = (
     "raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data",
     "data_location",
 )  # fmt: skip
-_MADE = {"generated", "attribute"}  # weights that no tensor of the input holds
 _REWRITTEN = "\n(rewritten)"
 _PLACE = {"location", "offset", "length", "checksum"}  # of external data; other entries have to stay
 _OUT = "out.onnx"
@@ -176,7 +176,7 @@ def _unlisted(model: onnx.ModelProto, inspection: onnxinit.Inspection) -> str | 
     """Float tensors of the file that an inspection does not list."""
     listed: list[Weight | Kept] = [*inspection.weights, *inspection.kept]
     count = Counter((item.dtype, item.shape) for item in listed)
-    made = {weight.name for weight in inspection.weights if weight.where in _MADE}
+    made = {weight.name for weight in inspection.weights if weight.where == "generated"}
     for path, tensor in tensors(model, aside=made):
         if tensor.data_type in _FLOATS:
             key = _T.DataType.Name(tensor.data_type).lower(), tuple(tensor.dims)
@@ -195,7 +195,7 @@ def difference(
 ) -> str | None:
     """What has changed in a model besides the values of the weights that were rewritten.
 
-    Nodes that made such weights, or held them as lists, are gone, and initializers or Constants are in their place.
+    Nodes that made such weights are gone, and initializers or Constants are in their place.
 
     Args:
         old: The input, without its external data.
@@ -204,12 +204,15 @@ def difference(
         folders: Where the external data of each lies.
     """
     before, after = (onnx.ModelProto.FromString(m.SerializeToString()) for m in (old, new))
-    rewritten, found = {w.path for w in weights}, dict(tensors(after))
+    lists = {w.path for w in weights if w.path.endswith((".floats", ".f"))}
+    for path, model in itertools.product(lists, (before, after)):
+        _forget_list(model, path)
+    rewritten, found = {w.path for w in weights} - lists, dict(tensors(after))
     if not rewritten <= found.keys():
         return f"the plan names what is not there: {sorted(rewritten - found.keys())[:5]}"
     for path in rewritten:
         found[path].doc_string += _REWRITTEN
-    _take_out_made(before, after, {w.name for w in weights if w.where in _MADE})
+    _take_out_made(before, after, {w.name for w in weights if w.where == "generated"})
     there, here = dict(tensors(before)), dict(tensors(after))
     if there.keys() != here.keys():
         return f"tensors appeared or went: {sorted(there.keys() ^ here.keys())[:5]}"
@@ -232,6 +235,20 @@ def difference(
     if before.SerializeToString(deterministic=True) == after.SerializeToString(deterministic=True):
         return None
     return f"changed: {_first_difference(before, after) or 'something that the onnx package does not know'}"
+
+
+def _forget_list(model: onnx.ModelProto, path: str) -> None:
+    """Make zeros of the floats that an attribute holds."""
+    *way, field = path.split(".")
+    at: Any = model
+    for step in way:
+        name, _, index = step.partition("[")
+        at = getattr(at, name)
+        at = at[int(index[:-1])] if index else at
+    if field == "f":
+        at.f = 0.0
+    else:
+        at.floats[:] = [0.0] * len(at.floats)
 
 
 def _take_out_made(old: Any, new: Any, names: Set[str]) -> None:

@@ -9,6 +9,7 @@ from onnxinit.analysis.operators import attention as _attention
 from onnxinit.analysis.operators import experts as _experts
 from onnxinit.analysis.operators import layers as _layers
 from onnxinit.analysis.operators import microsoft as _microsoft
+from onnxinit.analysis.operators import ml as _ml
 from onnxinit.analysis.operators import packings as _packings
 from onnxinit.analysis.operators import quantised as _quantised
 from onnxinit.analysis.operators import recurrent as _recurrent
@@ -27,6 +28,7 @@ from onnxinit.analysis.operators.table import (
     NHWC,
     OPERATORS,
     SCALE,
+    STATE,
     ZERO_POINT,
     Key,
     Operators,
@@ -40,7 +42,7 @@ from onnxinit.analysis.operators.table import (
 from onnxinit.analysis.operators.weightless import NO_WEIGHTS
 
 # Importing a family enters its rows.
-FAMILIES = (_layers, _recurrent, _standard, _attention, _experts, _microsoft, _quantised, _packings)
+FAMILIES = (_layers, _recurrent, _standard, _attention, _experts, _microsoft, _ml, _quantised, _packings)
 
 __all__ = [
     "ATTRIBUTES",
@@ -58,6 +60,7 @@ __all__ = [
     "OPERATORS",
     "PARAMETERS",
     "SCALE",
+    "STATE",
     "WIDE",
     "ZERO_POINT",
     "Form",

@@ -58,7 +58,8 @@ def convolution(site: Site, weight: int, bias: int) -> Reading | None:
     last = node.op.startswith("Nhwc") or node.domain == NHWC or node.int_attribute("channels_last", 0)
     fuses = None if g > 1 else -1 if last else 1
     tiles: list[list[Tile]] = [[(g, "block"), (m // g, "out")], *inner]
-    return Reading("weight", tiles, groups=g, output=out_value(node), source=node.input(0), fuses=fuses, out_axis=0)
+    own = g // math.prod(f.size for f in site.trail.copies(0)) if site.trail.derived else g  # a kernel for each sample
+    return Reading("weight", tiles, groups=own, output=out_value(node), source=node.input(0), fuses=fuses, out_axis=0)
 
 
 def _kernel(sizes: Sequence[int]) -> list[list[Tile]]:

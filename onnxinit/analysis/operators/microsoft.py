@@ -24,12 +24,17 @@ vectors("BiasSoftmax", domain=MICROSOFT, holds={1: "positional, added to the sco
 
 # ---------------------------------------------------------------- norms
 
+_ADDED = dict.fromkeys((0, 1), "positional (T, C), added to the other")
 vectors(
     "SkipLayerNormalization",
     domain=MICROSOFT,
-    holds={2: "norm_scale (C)", 3: "norm_shift (C)", 4: "bias (C), added before"},
+    holds={**_ADDED, 2: "norm_scale (C)", 3: "norm_shift (C)", 4: "bias (C), added before"},
 )
-vectors("SkipSimplifiedLayerNormalization", domain=MICROSOFT, holds={2: "norm_scale (C)", 3: "bias (C), added before"})
+vectors(
+    "SkipSimplifiedLayerNormalization",
+    domain=MICROSOFT,
+    holds={**_ADDED, 2: "norm_scale (C)", 3: "bias (C), added before"},
+)
 vectors("GroupNorm", domain=MICROSOFT, holds={1: "norm_scale (C)", 2: "norm_shift (C)"})
 vectors(
     "SkipGroupNorm", domain=MICROSOFT, holds={1: "norm_scale (C)", 2: "norm_shift (C)", 4: "bias (C), added before"}

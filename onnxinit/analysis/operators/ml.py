@@ -1,16 +1,19 @@
 """Operators of `ai.onnx.ml` and their kin that hold numbers in attributes, which are no tensors.
 
-Nothing rewrites an attribute's list of floats yet. Those that training or fitting found are listed with what they are.
+What training learns stands for further inputs of the operator (`held.OPERANDS`). Other lists of floats that were fitted
+are listed with what they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from onnxinit.analysis.operators.table import ML, Key
+from onnxinit.analysis.held import OPERANDS, Attributes
+from onnxinit.analysis.operators.table import ML, Key, Reading, Site, matrix, row, vector
 from onnxinit.analysis.view import Node
 
-_LINEAR = "{attribute} of {op} are held in an attribute, which this version does not rewrite"
+_HANDED = "{attribute} of {op} that the call of a function hands over, which this version does not rewrite"
+_UNFIT = "{attribute} of {op}, whose number does not fit the other attributes"
 _TREE = "part of {op}, whose trees are grown, not drawn"
 _SUPPORT = "part of {op}, which holds the examples that it was fitted to"
 _PREPARED = "{attribute} of {op}, which prepares the input and was fitted to data, not trained"
@@ -25,8 +28,6 @@ _TREE_ATTRIBUTES = (
 _SUPPORT_ATTRIBUTES = ("support_vectors", "coefficients", "rho", "prob_a", "prob_b")
 
 ATTRIBUTES: Mapping[Key, Mapping[str, str]] = {
-    (ML, "LinearClassifier"): dict.fromkeys(("coefficients", "intercepts"), _LINEAR),
-    (ML, "LinearRegressor"): dict.fromkeys(("coefficients", "intercepts"), _LINEAR),
     **{
         (ML, op): dict.fromkeys(_TREE_ATTRIBUTES, _TREE)
         for op in ("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor")
@@ -37,6 +38,46 @@ ATTRIBUTES: Mapping[Key, Mapping[str, str]] = {
     ("", "TfIdfVectorizer"): {"weights": _TERMS},
     ("", "ConstantOfShape"): {"value": _FILL},
 }
+
+
+# ---------------------------------------------------------------- linear models
+
+_LINEAR = {1: "weight (M, C), the attribute coefficients", 2: "bias (M), the attribute intercepts"}
+
+
+def _regressor(attributes: Attributes) -> Mapping[str, tuple[int, ...]]:
+    """A row for each target, of which there is one if it does not say."""
+    return _rows(attributes, int(attributes["targets"].i) if "targets" in attributes else 1)
+
+
+def _classifier(attributes: Attributes) -> Mapping[str, tuple[int, ...]]:
+    """A row for each intercept (one can serve two classes), or where there are none for each label."""
+    labels = [attributes[n] for n in ("classlabels_ints", "classlabels_strings") if n in attributes]
+    intercepts = len(attributes["intercepts"].floats) if "intercepts" in attributes else 0
+    return _rows(attributes, intercepts or max((len(a.ints) + len(a.strings) for a in labels), default=1))
+
+
+def _rows(attributes: Attributes, rows: int) -> Mapping[str, tuple[int, ...]]:
+    n, m = (len(attributes[a].floats) if a in attributes else 0 for a in ("coefficients", "intercepts"))
+    fits = n > 0 and rows > 0 and n % rows == 0
+    return {"coefficients": (rows, n // rows) if fits else (), "intercepts": (rows,) if fits and m == rows else ()}
+
+
+OPERANDS.update({(ML, "LinearClassifier"): _classifier, (ML, "LinearRegressor"): _regressor})
+
+
+@row("LinearClassifier", "LinearRegressor", domain=ML, holds=_LINEAR)
+def linear(site: Site) -> Reading | None:
+    """f(x W^T + b): W (M, C) of M targets or classes and C features; the last output has the scores."""
+    if site.at == 2:
+        return vector("bias", site, layer=1)
+    if site.at != 1 or len(site.shape) != 2:
+        return None
+    node = site.node
+    return Reading("weight", matrix(site.shape, transposed=True), output=node.outputs[-1], source=node.input(0))
+
+
+# ---------------------------------------------------------------- what is kept
 
 
 def reason_of_attribute(domain: str, op: str, attribute: str) -> str:
@@ -57,3 +98,9 @@ def held_in_attributes(node: Node) -> Iterator[tuple[str, int, str]]:
         attribute = node.attributes.get(name)
         if attribute is not None and attribute.floats:
             yield name, len(attribute.floats), reason_of_attribute(node.domain, node.op, name)
+    shapes = OPERANDS[node.domain, node.op](node.attributes) if (node.domain, node.op) in OPERANDS else {}
+    for name, value in zip(shapes, node.inputs[len(node.inputs) - len(shapes) :], strict=True):
+        attribute = node.attributes.get(name)
+        if value is None and attribute is not None and attribute.floats:
+            reason = _HANDED if shapes[name] else _UNFIT
+            yield name, len(attribute.floats), reason.format(attribute=name, op=node.op)

@@ -24,11 +24,20 @@ ZERO_POINT = "a zero point of quantised values"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One use of a tensor: a node, the input, and how the tensor stands in it."""
+    """One use of a tensor: a node, the input, and how the tensor stands in it.
+
+    Attributes:
+        node: The node.
+        at: The input.
+        trail: How the tensor stands there.
+        fixed: The last value on the way that no feed decides, and how the tensor stands there, where that is not the
+            operand itself: a kernel that is modulated by a signal.
+    """
 
     node: Node
     at: int
     trail: Trail
+    fixed: tuple[Value, Trail] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ _STATE = "states of a recurrence"
 _CLASSES: Mapping[tuple[str, str], str] = {
     ("", _POINTWISE): (
         "Abs Acos Acosh Asin Asinh Atan Atanh BitCast Cast CastLike Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu "
-        "HardSigmoid HardSwish Hardmax Identity LeakyRelu Log LogSoftmax Max Mean Min Mish Mod Neg Pow Reciprocal Relu "
+        "HardSigmoid HardSwish Hardmax Identity LeakyRelu Log LogSoftmax Mean Mish Mod Neg Pow Reciprocal Relu "
         "Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt SwiGLU Swish Tan Tanh ThresholdedRelu "
         "Affine ImageScaler ParametricSoftplus Scale ScaledTanh"
     ),
@@ -67,10 +67,7 @@ _CLASSES: Mapping[tuple[str, str], str] = {
     ("", _QUANTISES): "DequantizeLinear DynamicQuantizeLinear QuantizeLinear",
     ("ai.onnx.preview", _ATTENTION): "FlexAttention",
     ("ai.onnx.preview.training", _LOSS): "Adagrad Adam Gradient Momentum",
-    (ML, _FITTED): (
-        "LinearClassifier LinearRegressor SVMClassifier SVMRegressor TreeEnsemble TreeEnsembleClassifier "
-        "TreeEnsembleRegressor"
-    ),
+    (ML, _FITTED): ("SVMClassifier SVMRegressor TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor"),
     (ML, _TEXT): (
         "ArrayFeatureExtractor Binarizer CastMap CategoryMapper DictVectorizer FeatureVectorizer Imputer LabelEncoder "
         "Normalizer OneHotEncoder Scaler ZipMap"

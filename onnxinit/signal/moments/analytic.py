@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from onnxinit.analysis import PARAMETER_ROLES, Analysis
+from onnxinit.analysis import PARAMETER_ROLES, Analysis, Weight
 from onnxinit.analysis.activations import function_within
 from onnxinit.analysis.flow import LAYERS
 from onnxinit.analysis.operators.table import SCALE, ZERO_POINT
+from onnxinit.analysis.recipes import Size
 from onnxinit.analysis.view import Node, Value
 from onnxinit.errors import SchemeError
 from onnxinit.plan import (
@@ -83,6 +84,7 @@ def analytic(
     input_var: float = 1.0,
     inputs: Mapping[str, tuple[float, float]] | None = None,
     recalibrated: bool = False,
+    loose: bool = False,
 ) -> tuple[Plan, Predictions]:
     """Settle the analytic entries of a plan: every layer's output gets variance target_std^2 in expectation.
 
@@ -97,6 +99,7 @@ def analytic(
         input_var: Its variance.
         inputs: Mean and variance by the name of an input, where they differ.
         recalibrated: Whether running statistics will be set from data, so that every batch norm normalises.
+        loose: Whether ranges of quantised activations will be set from data, so that they cut nothing off.
 
     Returns:
         The plan without analytic entries, and what is expected of it.
@@ -104,7 +107,7 @@ def analytic(
     Raises:
         SchemeError: An input's variance is negative.
     """
-    work = _Work(plan, analysis, recalibrated)
+    work = _Work(plan, analysis, recalibrated, loose)
     sweep = work.swept(input_mean, input_var, inputs or {})
     entries = tuple(work.settled(e) if work.waits(e) else e for e in plan.entries)
     return replace(plan, entries=entries), work.predictions(sweep)
@@ -144,6 +147,7 @@ def by_moments(
     input_var: float | None = None,
     inputs: Callable[[], Mapping[str, tuple[float, float]]] | None = None,
     recalibrated: bool = False,
+    loose: bool = False,
 ) -> Plan:
     """A plan with its analytic entries settled, and warnings of what a reader should know of that.
 
@@ -154,6 +158,7 @@ def by_moments(
         input_var: Its variance, 1 if not given.
         inputs: Measures mean and variance of each input by name; asked where neither is given.
         recalibrated: As for `analytic`.
+        loose: Likewise.
 
     Raises:
         SchemeError: As `analytic`.
@@ -168,6 +173,7 @@ def by_moments(
         input_var=1.0 if input_var is None else input_var,
         inputs=measured,
         recalibrated=recalibrated,
+        loose=loose,
     )
     waiting = {e.id for e in plan.entries if _Work.waits(e)}
     return replace(settled, warnings=(*plan.warnings, *_warnings(made, waiting)))
@@ -194,8 +200,8 @@ def _some(ids: Sequence[str]) -> str:
 class _Work:
     """A plan on its way through a graph."""
 
-    def __init__(self, plan: Plan, analysis: Analysis, recalibrated: bool):
-        self._plan, self._analysis, self._recalibrated = plan, analysis, recalibrated
+    def __init__(self, plan: Plan, analysis: Analysis, recalibrated: bool, loose: bool = False):
+        self._plan, self._analysis, self._recalibrated, self._loose = plan, analysis, recalibrated, loose
         self._entries = {e.id: e for e in plan.entries}
         self._scales = {k.id for k in analysis.kept if k.reason in (SCALE, ZERO_POINT)}
         self._bases: dict[str, Entry] = {}
@@ -234,6 +240,7 @@ class _Work:
             self._layers,
             fed,
             recalibrated=self._recalibrated,
+            loose=self._loose,
             composed=self._composed(),
         )
         sweep.run()
@@ -253,7 +260,7 @@ class _Work:
             if weight.id in following and weight.effective is not None:
                 found[weight.id] = normal(0.0, weight.effective**2), False
             elif weight.id in following and weight.whole and (known := self._leaf(weight.id)) is not None:
-                found[weight.id] = known, True
+                found[weight.id] = normal(known.mean, known.var, self._correlations(weight)), True
             elif entry is not None and entry.measured is None and factor is not None and factor.axis is not None:
                 gains = entry.gain.values if isinstance(entry.gain, Vector) else (entry.gain,) * len(factor.values)
                 products = tuple(g * f for g, f in zip(gains, factor.values, strict=False))
@@ -261,6 +268,11 @@ class _Work:
                 if asked is not None:
                     found[weight.id] = normal(asked[0], weight.live * asked[1] ** 2), True
         return found
+
+    def _correlations(self, weight: Weight) -> tuple[float, ...]:
+        """Of the elements of an effective weight, along its axes."""
+        recipes = self._analysis.graph.recipes.values() if self._analysis.graph is not None else ()
+        return next((r.rho for r in recipes if isinstance(r, Size) and r.of == weight.path), ())
 
     def _leaf(self, ident: str) -> Moments | None:
         """What a stored tensor will be; None for one that stays as it is stored."""

@@ -61,6 +61,7 @@ class Sweep:
         layers: By id the weights whose outputs are asked for; two ids of the same bytes have one layer.
         inputs: Mean and variance of an input.
         recalibrated: Whether batch norms normalise, since their statistics will be set from data.
+        loose: Whether quantised activations cut nothing off, since their ranges will be set from data.
         composed: By id the weights whose effective weight, which the graph makes of them, has known moments, at gain 1,
             and whether it is proportional to the gain.
     """
@@ -74,10 +75,12 @@ class Sweep:
         inputs: Callable[[Value], tuple[float, float]],
         *,
         recalibrated: bool = False,
+        loose: bool = False,
         composed: Mapping[str, tuple[Moments, bool]] = MappingProxyType({}),
     ):
         self.graph = graph
         self.recalibrated = recalibrated
+        self.loose = loose
         self._blocks = blocks
         self.layers = layers
         self.without_rule: Counter[str] = Counter()
@@ -287,7 +290,8 @@ class Sweep:
         """A kernel whose moments are known, whatever nodes make it."""
         layer = self.layers.get(ident)
         own = scaled(known, layer.gain) if layer is not None and moves else known
-        return normal(own.mean, own.var, (0.0,) * len(value.shape or ()))
+        rank = len(value.shape or ())
+        return normal(own.mean, own.var, own.rho if len(own.rho) == rank else (0.0,) * rank)
 
     def _fed(self, value: Value) -> Known:
         """An input: what is given for floats, ones for others (masks; an index is not looked at)."""

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxinit.signal.run.held import Held
-from onnxinit.signal.run.program import Program, Step, path_of, tensors_in_node
+from onnxinit.signal.run.program import Program, Step, bodies, lists_in, path_of, tensors_in_node
 from onnxinit.signal.run.sessions import Array, Piece, Sessions, type_of
 from onnxinit.signal.run.supply import Supply
 
@@ -286,4 +286,7 @@ class Engine:
             path = path_of(tensor)
             if path:
                 tensor.CopyFrom(numpy_helper.from_array(np.asarray(self.supply.array(path)), tensor.name))
+        for a in (a for body in bodies(node) for a in lists_in(body)):
+            if path := path_of(a):
+                a.floats[:] = self.supply.array(path).tolist()
         return Step(node, step.inputs, step.outputs, (), step.place)

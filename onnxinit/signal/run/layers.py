@@ -233,13 +233,13 @@ class _Tracer:
         if step.key in INSIDE:
             return layer
         layer.channels = LINEAR[step.key][at] if step.key in LINEAR else None
-        if step.op in _INTEGER:
+        if step.op in _INTEGER or weight.quantised is not None:
             self._scale_up(layer)
         self._find_bias(layer)
         return layer
 
     def _scale_up(self, layer: Layer) -> None:
-        """Move the output of an integer product on to where it is multiplied with its scale."""
+        """Move the output of a product of codes on to where it is multiplied with their scale."""
         scale = layer.weight.quantised.scale if layer.weight.quantised is not None else ""
         scales = {name for name, path in self._program.stored.items() if path == scale}
         todo = list(scales)
@@ -249,17 +249,20 @@ class _Tracer:
                     more = [n for n in step.outputs if n not in scales]
                     scales.update(more)
                     todo += more
-        name = layer.output
+        name, after = layer.output, list[Step]()
         for _ in range(4):
             readers = self._program.readers.get(name, ())
             if len(readers) != 1 or readers[0].op not in ("Cast", "Mul"):
                 break
             name = readers[0].outputs[0]
-            layer.chain.append(readers[0])
+            after.append(readers[0])
             if name in scales and readers[0].op == "Mul":
                 layer.output = name
+                layer.chain += after
                 return
-        layer.exact = False
+        if layer.step.op in _INTEGER:
+            layer.chain += after
+            layer.exact = False
 
     def _find_bias(self, layer: Layer) -> None:
         """The stored bias of a layer: an operand of its step, or what the next step adds."""

@@ -5,7 +5,7 @@ tensors, fused operators are split (`unfuse`), float16 and bfloat16 become float
 it is known which one the data takes. A Loop or Scan stays one step.
 
 A stored tensor keeps its path of the file, whatever its name here: the path is written into the message's doc string
-before functions are inlined, and read off afterwards.
+before functions are inlined, and read off afterwards. Of floats that an attribute holds it is the attribute's.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.inliner
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxinit.model import ModelFile
-from onnxinit.signal.run.unfuse import SPLITS
+from onnxinit.model import LISTS, ModelFile
+from onnxinit.signal.run.unfuse import SPLITS, held_name
 
 _HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 RANDOM = frozenset(
@@ -53,9 +54,10 @@ class Step:
     def of(cls, node: NodeProto) -> Step:
         """A step from its node."""
         outside, inner = list[str](), list[str]()
-        for body in _bodies(node):
+        for body in bodies(node):
             outside += [n for n in free_names(body) if n not in node.input and n not in outside]
             inner += [path for t in tensors_in(body) if (path := path_of(t))]
+            inner += [path for a in lists_in(body) if (path := path_of(a))]
         return cls(node, (*node.input, *outside), tuple(node.output), tuple(inner))
 
     @property
@@ -71,7 +73,7 @@ class Step:
     @cached_property
     def has_bodies(self) -> bool:
         """Whether it runs subgraphs."""
-        return next(_bodies(self.node), None) is not None
+        return next(bodies(self.node), None) is not None
 
     @property
     def label(self) -> str:
@@ -127,8 +129,11 @@ class Program:
         """
         model = onnx.ModelProto()
         model.CopyFrom(file.proto)
-        for path in file.tensors:
-            _at(model, path).doc_string = _MARK + path
+        for path, stored in file.tensors.items():
+            if stored.storage in LISTS:
+                _mark_floats(_at(model, path.rpartition(".")[0]), path)
+            else:
+                _at(model, path).doc_string = _MARK + path
         if any(t.data_type in _HALVES for t in tensors_in_model(model)) or _mentions_halves(model):
             widen(model)
         if model.functions:
@@ -215,6 +220,10 @@ class _Body:
         return True
 
     def _split(self, node: NodeProto) -> list[NodeProto]:
+        for a in node.attribute:
+            if a.floats and (path := path_of(a)):
+                self.stored[held_name(node, a.name)] = path
+                a.ClearField("doc_string")
         split = SPLITS.get((node.domain, node.op_type))
         return [node] if split is None else split(node, self._real) or [node]
 
@@ -251,14 +260,24 @@ def in_order(steps: Sequence[Step]) -> list[Step]:
 # ---------------------------------------------------------------- messages
 
 
-def path_of(tensor: TensorProto) -> str:
+def path_of(tensor: TensorProto | AttributeProto) -> str:
     """The path of a stored tensor of the file, "" for one that is none."""
     return tensor.doc_string.removeprefix(_MARK) if tensor.doc_string.startswith(_MARK) else ""
 
 
-def _at(model: onnx.ModelProto, path: str) -> TensorProto:
+def _mark_floats(a: AttributeProto, path: str) -> None:
+    """Write its path into an attribute that holds floats; that of a Constant becomes a tensor as others have it."""
+    tensor = _constant(a)
+    if a.name.startswith("value_") and tensor is not None:
+        tensor.doc_string = _MARK + path
+        a.CopyFrom(helper.make_attribute("value", tensor))
+    else:
+        a.doc_string = _MARK + path
+
+
+def _at(model: onnx.ModelProto, path: str) -> Any:
     """The message at a path."""
-    found = model
+    found: Any = model
     for part in path.split("."):
         name, _, index = part.partition("[")
         found = getattr(found, name)
@@ -278,7 +297,8 @@ def _constant(a: AttributeProto) -> TensorProto | None:
     return None
 
 
-def _bodies(node: NodeProto) -> Iterator[GraphProto]:
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """The subgraphs of a node."""
     for a in node.attribute:
         if a.type == AttributeProto.GRAPH:
             yield a.g
@@ -300,8 +320,16 @@ def tensors_in_node(node: NodeProto) -> Iterator[TensorProto]:
         if a.type == AttributeProto.TENSOR:
             yield a.t
         yield from a.tensors
-    for body in _bodies(node):
+    for body in bodies(node):
         yield from tensors_in(body)
+
+
+def lists_in(graph: GraphProto) -> Iterator[AttributeProto]:
+    """Every list of floats that an attribute holds, at any depth."""
+    for node in graph.node:
+        yield from (a for a in node.attribute if a.floats)
+        for body in bodies(node):
+            yield from lists_in(body)
 
 
 def tensors_in_model(model: onnx.ModelProto) -> Iterator[TensorProto]:
@@ -318,7 +346,7 @@ def free_names(graph: GraphProto) -> list[str]:
     own |= {s.values.name for s in graph.sparse_initializer}
     own |= {name for node in graph.node for name in node.output}
     read = [name for node in graph.node for name in node.input]
-    read += [name for node in graph.node for body in _bodies(node) for name in free_names(body)]
+    read += [name for node in graph.node for body in bodies(node) for name in free_names(body)]
     read += [o.name for o in graph.output]
     return [name for name in dict.fromkeys(read) if name and name not in own]
 
@@ -334,7 +362,7 @@ def rename(graph: GraphProto, names: Mapping[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [names.get(n, n) for n in node.input]
         node.output[:] = [names.get(n, n) for n in node.output]
-        for body in _bodies(node):
+        for body in bodies(node):
             hidden = {t.name for t in body.initializer} | {i.name for i in body.input}
             hidden |= {n for inner in body.node for n in inner.output}
             rename(body, {old: new for old, new in names.items() if old not in hidden})
@@ -351,7 +379,7 @@ def widen(model: onnx.ModelProto) -> None:
     """
     for tensor in tensors_in_model(model):
         _widen_tensor(tensor)
-    for graph in (model.graph, *(b for n in _all_nodes(model) for b in _bodies(n))):
+    for graph in (model.graph, *(b for n in _all_nodes(model) for b in bodies(n))):
         for info in (*graph.input, *graph.output, *graph.value_info):
             if info.type.tensor_type.elem_type in _HALVES:
                 info.type.tensor_type.elem_type = TensorProto.FLOAT
@@ -382,4 +410,4 @@ def _all_nodes(model: onnx.ModelProto) -> Iterator[NodeProto]:
     while todo:
         for node in todo.pop():
             yield node
-            todo.extend(body.node for body in _bodies(node))
+            todo.extend(body.node for body in bodies(node))

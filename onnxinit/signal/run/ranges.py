@@ -131,6 +131,10 @@ class _Finder:
             middles = [abs(r.zero - sum(r.ends) / 2) <= 0.5 for r in found if r.ends == one.ends]
             one.centred = all(middles)  # one alone may have its zero in the middle by chance
             one.zeros = [] if one.centred else one.zeros
+        reached = {w.id for one in found for w in one.scales} | left.keys()
+        for weight in self._aside.values():
+            if weight.id not in reached and any(use.op == _QUANTISE for use in weight.uses):
+                left[weight.id] = "what it is for is made inside a loop or a branch, or of no input"
         return Ranges(found, left)
 
     def _find(self, path: str) -> str:

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from onnx import AttributeProto, NodeProto, helper
+import numpy as np
+from onnx import AttributeProto, NodeProto, TensorProto, helper
+
+from onnxinit.analysis.held import OPERANDS
+from onnxinit.analysis.operators import ML
 
 Real = Callable[[str], str]
 Split = Callable[[NodeProto, Real], list[NodeProto]]
@@ -64,6 +68,11 @@ def _activation(name: str, parameters: Sequence[float], source: str, output: str
         ]
         return [*constants, helper.make_node("Clip", [source, *bounds], [output])]
     return []
+
+
+def held_name(node: NodeProto, attribute: str) -> str:
+    """The name of the stored tensor that an attribute's list of floats is."""
+    return f"{next(name for name in node.output if name)}/{attribute}"
 
 
 def _text(a: AttributeProto | None) -> str:
@@ -223,3 +232,27 @@ def _to_float(node: NodeProto, real: Real) -> list[NodeProto]:
         made.append(helper.make_node("DequantizeLinear", [node.input[0], node.input[2], _input(node, 4)], [x]))
     made.append(helper.make_node("MatMul", [x, weight], [f"{out}/linear" if bias else out], name=node.name))
     return [*made, helper.make_node("Add", [f"{out}/linear", bias], [out])] if bias else made
+
+
+@_row("LinearRegressor", "LinearClassifier", domain=ML)
+def _linear(node: NodeProto, real: Real) -> list[NodeProto]:
+    """The product x W^T + b, then the operator itself with W = I and b = 0 for labels and the function at its end."""
+    attributes = {a.name: a for a in node.attribute}
+    shape = OPERANDS[ML, node.op_type](attributes)["coefficients"]
+    if not shape:
+        return []
+    weight, rows = held_name(node, "coefficients"), shape[0]
+    has_bias = "intercepts" in attributes and len(attributes["intercepts"].floats) == rows
+    last = helper.make_node(
+        node.op_type, [f"{weight}/linear"], list(node.output), domain=ML,
+        coefficients=np.eye(rows, dtype=np.float32).reshape(-1).tolist(), intercepts=[0.0] * rows,
+    )  # fmt: skip
+    last.attribute.extend(a for a in node.attribute if a.name not in ("coefficients", "intercepts"))
+    operands = [f"{weight}/x", f"{weight}/matrix", *([held_name(node, "intercepts")] if has_bias else [])]
+    return [
+        helper.make_node("Cast", [node.input[0]], [f"{weight}/x"], to=TensorProto.FLOAT),
+        helper.make_node("Constant", [], [f"{weight}/shape"], value_ints=list(shape)),
+        helper.make_node("Reshape", [weight, f"{weight}/shape"], [f"{weight}/matrix"]),
+        helper.make_node("Gemm", operands, [f"{weight}/linear"], name=node.name, transB=1),
+        last,
+    ]

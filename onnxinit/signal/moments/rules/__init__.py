@@ -9,6 +9,7 @@ from onnxinit.signal.moments.rules import (
     attention,
     linear,
     makers,
+    ml,
     moves,
     norms,
     pooling,
@@ -18,6 +19,6 @@ from onnxinit.signal.moments.rules import (
 )
 from onnxinit.signal.moments.rules.table import RULES, Known, Rule, rule
 
-FAMILIES = (arithmetic, attention, linear, makers, moves, norms, pooling, quantised, recurrent, reductions)
+FAMILIES = (arithmetic, attention, linear, makers, ml, moves, norms, pooling, quantised, recurrent, reductions)
 
 __all__ = ["FAMILIES", "RULES", "Known", "Rule", "rule"]

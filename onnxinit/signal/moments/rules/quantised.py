@@ -24,6 +24,7 @@ from onnxinit.signal.moments.rules.table import Known, rule
 if TYPE_CHECKING:
     from onnxinit.signal.moments.carry import Sweep
 
+_FAR = 1e30
 _CLIP = Node("Clip", "", "", "", [], [], {})
 
 
@@ -54,6 +55,8 @@ def coded(sweep: Sweep, node: Node, m: Known, scale_at: int) -> Known:
     zero = sweep.stored(point)
     step, middle = float(scale.reshape(-1)[0]), float(zero.reshape(-1)[0]) if zero is not None and zero.size else 0.0
     low, high = ((code - middle) * step for code in codes)
+    if sweep.loose:  # only where codes begin at zero, which stands for a ReLU, they cut something off
+        low, high = (0.0 if low == 0.0 else -_FAR), _FAR
     return sweep.apply(sweep.expression(_CLIP, (Expression(), low, high)), m)
 
 
