@@ -397,6 +397,8 @@ def layer_width(node: Node, weight: Value) -> int:
     if shape is None or None in shape:
         return 0
     dims = [n for n in shape if n is not None]
+    if len(dims) < 2 and node.op != "Einsum":
+        return 0
     if "ConvTranspose" in node.op:
         return dims[1] * node.int_attribute("group", 1)
     if "Conv" in node.op or node.op == "MatMulNBits":
