@@ -315,6 +315,10 @@ def test_vectors_that_do_nothing_beside_trained_ones_are_none() -> None:
     drawn = np.random.default_rng(0).standard_normal(8).astype(np.float32)
     trained = found(g=drawn, b=np.zeros(8, np.float32))
     assert trained == {"w": "weight", "g": "norm_scale", "b": "", "ones": "", "zeros": ""}
+    text = "(float[2,6,8] x) => (y) { a = LayerNormalization(x, g, b) h = MatMul(a, w) s = Mul(h, m) y = Add(x, s) }"
+    for scale, expected in ((drawn, ""), (np.ones(8, np.float32), "layer_scale")):
+        model = build(text, check=False, w=(8, 8), g=scale, b=(8,), m=np.ones((1, 6, 1), np.float32))
+        assert roles(model)["m"] == expected
     untrained = found(g=np.ones(8, np.float32), b=np.zeros(8, np.float32))
     assert set(untrained.values()) == {"weight", "norm_scale", "norm_shift"}
 
