@@ -249,8 +249,8 @@ class Walker:
             return factor or self._doubt(site, reading, values)
         if node.domain in ("", "com.microsoft") and node.op in ARITHMETIC:
             verdict = ARITHMETIC[node.op](site, self.flow, values)
-            factor = isinstance(verdict, Reading) and verdict.role in ("layer_scale", "other")
-            if factor and math.prod(site.shape) > 1 and few_values(values, 1) and self._trained:
+            scales = isinstance(verdict, Reading) and verdict.role in ("layer_scale", "other")
+            if scales and math.prod(site.shape) > 1 and few_values(values, 1) and self._trained:
                 return Constant("one repeated value, beside norms that training moved")
             return verdict
         if node.op in ("Sin", "Cos"):
