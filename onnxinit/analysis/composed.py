@@ -245,14 +245,16 @@ class _Work:
         small = [p for p in others if math.prod(self._tensors[p].shape) < math.prod(tensor.shape)]
         scales = [p for p in small if self._role(p) == "other" and p not in self.made.recipes]
         few = [p for p in small if self._is_short_scale(p, len(tensor.shape)) and p not in self.made.recipes]
+        kernel, places = evaluate(operand, leaf), trail.places(tensor.shape)
         for factor in (*scales, *few):
             recipe = Size(factor, self._tensors[factor].shape, path, tensor.shape, operand, trail)
             parallel, bare = _fits(recipe, leaf)
             if parallel or (bare and factor in scales):
                 self.made.recipes[factor] = replace(recipe, rho=recipe.correlations(leaf))
                 found.whole, found.note = True, "" if parallel else GAINED
+                if kernel is not None and places is not None and not kernel[places >= 0].all():
+                    found.live, found.note = _live(tensor.shape, kernel, places), found.note or MASKED
                 return
-        kernel, places = evaluate(operand, leaf), trail.places(tensor.shape)
         ratio = _ratio(kernel, _probe(tensor.shape, 0), places) if places is not None else None
         if kernel is None or ratio is None or len(set(np.sign(ratio).tolist())) > 1:
             found.note = STANDARDISED
@@ -331,6 +333,13 @@ def _fits(recipe: Size, leaf: Leaf) -> tuple[bool, bool]:
     both, first, second = (np.bincount(cell, x) for x in (weight * made, weight * weight, made * made))
     parallel = bool((both >= (1 - _NEAR) * np.sqrt(first * second)).all())
     return parallel, _BARE[0] <= _rms(made) <= _BARE[1]
+
+
+def _live(shape: tuple[int, ...], kernel: Numbers, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which elements of a weight are not zero in its kernel."""
+    live = np.ones(math.prod(shape), bool)
+    live[places[(places >= 0) & (kernel == 0)]] = False
+    return live.reshape(shape)
 
 
 def _settle(found: Composition, factors: Numbers) -> None:

@@ -86,11 +86,12 @@ class Constants:
     def _filled(self, node: Node) -> Known | None:
         shape = node.input(0)
         dims = self._known[shape] if shape is not None else None
-        if dims is None or not 0 <= math.prod(int(n) for n in dims.reshape(-1)) <= MOST:
+        lengths = [int(n) for n in dims.reshape(-1)] if dims is not None else [-1]
+        if min(lengths, default=0) < 0 or math.prod(lengths) > MOST:
             return None
         given = node.attributes.get("value")
         fill = _stored(given.t) if given is not None else np.zeros(1)
-        return np.full([int(n) for n in dims.reshape(-1)], fill.reshape(-1)[0]) if fill is not None else None
+        return np.full(lengths, fill.reshape(-1)[0]) if fill is not None else None
 
 
 def _is_signal(value: Value) -> bool:

@@ -397,6 +397,8 @@ def layer_width(node: Node, weight: Value) -> int:
     if shape is None or None in shape:
         return 0
     dims = [n for n in shape if n is not None]
+    if len(dims) < 2 and node.op != "Einsum":
+        return 0
     if "ConvTranspose" in node.op:
         return dims[1] * node.int_attribute("group", 1)
     if "Conv" in node.op or node.op == "MatMulNBits":
@@ -404,6 +406,8 @@ def layer_width(node: Node, weight: Value) -> int:
     if node.op == "Einsum":
         terms, result = read_equation(node)
         at = node.inputs.index(weight)
+        if at >= len(terms):
+            return 0
         others = {c for i, t in enumerate(terms) if i != at for c in t}
         return math.prod(n for c, n in zip(terms[at], dims, strict=False) if c in result and c not in others - {"."})
     right = node.inputs[0] is not weight

@@ -148,7 +148,7 @@ class Trail:
         return replace(self, spans=(*self.spans[:axis], placed, *self.spans[axis + 1 :]))
 
     def window(self, axis: int, begin: int, length: int) -> Trail | None:
-        """A contiguous range of an axis; None where it cuts through digits or misses the tensor."""
+        """A contiguous range of an axis; None where it cuts digits unevenly or misses the tensor."""
         s = self.spans[axis]
         if begin == 0 and length == s.total:
             return self
@@ -167,9 +167,12 @@ class Trail:
         first, count = first // inner, count // inner
         factors: tuple[Factor, ...] = (replace(head, size=count), *s.factors[1:])
         start, extent = list(self.start), list(self.extent)
-        if head.axis != BROADCAST:
-            if head.stride * head.size != extent[head.axis]:
-                return None  # an inner digit of its stored axis: the window would have gaps
+        if head.axis != BROADCAST and head.stride * head.size != extent[head.axis]:
+            # An inner digit of its stored axis, so that the window has gaps: equal pieces are blocks side by side, and
+            # what is said of one goes for all.
+            if first % count or head.size % count:
+                return None
+        elif head.axis != BROADCAST:
             start[head.axis] += first * head.stride
             extent[head.axis] = count * head.stride
         if count == 1:

@@ -123,7 +123,7 @@ class Grower:
 
     def __init__(self, random: Random):
         self.random = random
-        self.opset = random.choice([9, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21])
+        self.opset = random.choice([9, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24])
         self.ir = 3 if random.random() < 0.1 else random.choice([7, 8, 9, 10])
         self.dtype = np.dtype(random.choice(["f4"] * 8 + ["f2", "f8"]))
         self.main = self.frame = Frame(None)
@@ -188,6 +188,8 @@ class Grower:
             name, outer = self.new("a"), frame.outer
             frame.arguments[name] = lambda: self._put(outer, array, truth)
             return name
+        if truth.fan_in is not None and array.dtype == np.float32 and self.chance(0.06):
+            return self._made(frame, array.shape, truth)
         if frame.function or (self.ir == 3 and frame is not self.main) or self.chance(0.3):
             return self.held(frame, array, truth, self.new("t"))
         tensor = self._entered(array, truth, self.new("t"))
@@ -200,10 +202,28 @@ class Grower:
         return truth.name
 
     def held(self, frame: Frame, array: Array, truth: Truth, name: str) -> str:
-        """Put a tensor into a Constant node."""
+        """Put a tensor into a Constant node, as a tensor or as a list of floats."""
         tensor = self._entered(array, truth, name)
+        listed = array.dtype == np.float32 and array.ndim == 1 and self.opset > 11
+        if listed and not truth.role.startswith("quant") and self.chance(0.3):
+            frame.nodes.insert(0, helper.make_node("Constant", [], [name], value_floats=array.tolist()))
+            return name
         tensor.name = self.random.choice(["", name])
         frame.nodes.insert(0, helper.make_node("Constant", [], [name], value=tensor))
+        return name
+
+    def _made(self, frame: Frame, shape: tuple[int, ...], truth: Truth) -> str:
+        """Let a node make a weight whenever the model runs."""
+        truth.name, truth.shape = name, _ = self.new("t"), shape
+        self.truths.append(truth)
+        op = self.random.choice(["RandomNormal", "RandomUniform", "ConstantOfShape"])
+        if op == "ConstantOfShape":
+            lengths = self.new("v")
+            sizes = numpy_helper.from_array(np.asarray(shape, np.int64))
+            frame.nodes.insert(0, helper.make_node(op, [lengths], [name]))
+            frame.nodes.insert(0, helper.make_node("Constant", [], [lengths], value=sizes))
+        else:
+            frame.nodes.insert(0, helper.make_node(op, [], [name], shape=shape))
         return name
 
     def _entered(self, array: Array, truth: Truth, name: str) -> TensorProto:
@@ -352,6 +372,11 @@ class Grower:
         for truth in output.open:
             truth.before("linear")
         outputs = [self.info(output.name, output.shape)]
+        fitted = {truth.name for truth in self.truths if truth.role.startswith("quant")}
+        free = [tensor for tensor in self.main.stored if tensor.name not in fitted]
+        if free and self.chance(0.1):  # a stored tensor may be handed out as well
+            held = self.random.choice(free)
+            outputs.append(helper.make_tensor_value_info(held.name, held.data_type, held.dims))
         graph = helper.make_graph(self.main.nodes, "grown", self.inputs, outputs, self.main.stored)
         return helper.make_model(
             graph, opset_imports=self.opsets(), ir_version=max(self.ir, 8 if self.functions else 0),

@@ -68,3 +68,11 @@ def test_a_layer_that_is_added_to_the_end_of_a_loop_is_no_part_of_it() -> None:
     (bool d, float[2,4] t) { d = Identity(c) t = MatMul(s, w) }>(n, yes, x) h = MatMul(r, v) y = Add(r, h) }"""
     model = build(text, w=(4, 4), v=(4, 4), n=np.array(2), yes=np.array(True))
     assert roles(model) == {"w": "weight", "v": "weight", "n": "", "yes": ""}
+
+
+def test_pieces_of_a_tensor_that_is_stored_flat() -> None:
+    text = """(float[2,4] x) => (float[2,6] y) { k = Reshape(w, s) a, b = Split<axis = 1>(k) p = MatMul(x, a)
+    q = MatMul(x, b) r = Relu(q) y = Concat<axis = -1>(p, r) }"""
+    found = weights(build(text, w=(24,), s=np.array([4, 6])))["w"]
+    assert (found.fan_in, found.fan_out, found.blocks) == (4, 3, 2)
+    assert {a.name for a in found.downstream} == {"relu"}

@@ -134,7 +134,7 @@ def _variance(truth: Truth, scheme: str) -> float | None:
         return 1 / truth.fan_in
     if scheme == "xavier":
         return 2 / (truth.fan_in + truth.fan_out)
-    if truth.downstream is None or len(truth.slopes) > 1:
+    if truth.downstream is None or len(truth.slopes) > 1 or truth.tied:  # tied ones are drawn as the first of them
         return None
     (slope,) = truth.slopes or {0.0}
     return 2 / ((1 + slope**2) * truth.fan_in)

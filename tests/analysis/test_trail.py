@@ -304,11 +304,18 @@ def test_a_repeated_axis_adds_nothing_to_the_stored_tensor() -> None:
     assert (part.blocks, part.block_shape) == (1, (4, 1))
 
 
-def test_a_slice_of_an_inner_digit_is_not_followed() -> None:
-    """Every second row is no window of the stored tensor."""
-    trail = Trail.of((6,)).reshape([3, 2])
+def test_equal_slices_of_an_inner_digit_are_blocks_side_by_side() -> None:
+    """Every second row is no window of the stored tensor, but one of two that are alike."""
+    trail = Trail.of((24,)).reshape([4, 6])
     assert trail is not None
-    assert trail.window(1, 0, 1) is None
+    for begin in (0, 3):
+        piece = trail.window(1, begin, 3)
+        part = piece.part([[(4, "in")], [(3, "out")]]) if piece is not None else None
+        assert part is not None
+        assert (part.start, part.shape, part.blocks, part.block_shape) == ((0,), (24,), 2, (3, 4))
+        assert piece is not None and piece.places((24,)) is None
+    assert trail.window(1, 0, 4) is None
+    assert trail.window(1, 1, 2) is None
 
 
 def test_a_torn_reshape_is_not_followed() -> None:

@@ -329,3 +329,40 @@ def test_analytic_gains_know_that_standardised_kernels_sum_to_zero() -> None:
     assert all(weight(result, f"g{i}").follows == (f"v{i}",) for i in range(5))
     for h in run(new, *(f"h{i}" for i in range(5)), x=x):
         assert h.std() == pytest.approx(1.0, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "n = ReduceL2 <axes = [1]> (v) u = Div (v, n) w = Mul (u, g) k = Mul (w, f)",
+        "n = ReduceL2 <axes = [1]> (v) u = Div (v, n) w = Mul (u, g) k = Mul (w, mask)",
+        "w = Mul (v, mask) n = ReduceL2 <axes = [1]> (w) u = Div (w, n) k = Mul (u, g)",
+    ],
+    ids=["a factor behind", "a mask behind", "a mask before"],
+)
+def test_weight_norms_with_factors_and_masks(made: str) -> None:
+    live = (np.random.default_rng(3).uniform(size=(64, 40)) < 0.5).astype(np.float32)
+    text = f"(float[n,40] x) => (float[n,64] y) {{ {made} y = Gemm <transB = 1> (x, k) }}"
+    new, result = fresh(build(text, v=(64, 40), g=(64, 1), f=np.float32(0.3), mask=live))
+    left = live if "mask" in made else np.ones_like(live)
+    effective, drawn = run(new, "k")[0], stored(new, "v")
+    assert (effective[left == 0] == 0).all()
+    assert weight(result).fan_in == pytest.approx(40 * left.mean())
+    if "f)" in made or made.startswith("w"):
+        np.testing.assert_allclose(effective, drawn * left, rtol=1e-5, atol=1e-7)
+    assert effective[left == 1].std() == pytest.approx(
+        math.sqrt(2 / weight(result).fan_in), rel=5 / math.sqrt(2 * 1280)
+    )
+
+
+def test_the_kernels_of_a_recurrent_operator_with_a_weight_norm() -> None:
+    text = """(float[t,n,20] x) => (float[t,1,n,16] y) { n1 = ReduceL2 <axes = [1]> (v) u1 = Div (v, n1)
+        k1 = Mul (u1, g) w = Unsqueeze (k1, first) n2 = ReduceL2 <axes = [1]> (r) u2 = Div (r, n2) k2 = Mul (u2, h)
+        z = Unsqueeze (k2, first) y, l, c = LSTM <hidden_size = 16> (x, w, z) }"""
+    shapes: dict[str, Any] = {"v": (64, 20), "g": (64, 1), "r": (64, 16), "h": (64, 1)}
+    new, result = fresh(build(text, first=np.array([0]), **shapes))
+    assert [weight(result, name).role for name in "vr"] == ["input_weight", "recurrent_weight"]
+    np.testing.assert_allclose(run(new, "k1")[0], stored(new, "v"), rtol=1e-5, atol=1e-7)
+    recurrent = run(new, "k2")[0]
+    for gate in np.split(recurrent, 4):
+        np.testing.assert_allclose(gate @ gate.T, np.eye(16), atol=1e-5)

@@ -6,7 +6,6 @@ Nothing here uses the project's own reading of files: tensors are found by walki
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import traceback
 from collections import Counter
@@ -150,8 +149,13 @@ def _surroundings(path: Path) -> dict[Path, str]:
 # ---------------------------------------------------------------- tensors
 
 
-def tensors(message: Any, path: str = "", aside: Set[str] = frozenset()) -> Iterator[tuple[str, TensorProto]]:
-    """Every tensor of a message with its place, whatever is around it.
+def tensors(message: Any) -> Iterator[tuple[str, TensorProto]]:
+    """Every tensor of a message with its place, whatever is around it."""
+    yield from ((path, held) for path, held in _holders(message) if isinstance(held, TensorProto))
+
+
+def _holders(message: Any, path: str = "", aside: Set[str] = frozenset()) -> Iterator[tuple[str, Any]]:
+    """Every tensor and attribute of a message with its place: whatever may hold the values of a weight.
 
     Args:
         message: The message.
@@ -163,13 +167,12 @@ def tensors(message: Any, path: str = "", aside: Set[str] = frozenset()) -> Iter
     for kind, value in message.ListFields():
         if kind.message_type is None:
             continue
-        parts = enumerate(value) if hasattr(value, "add") else [(-1, value)]
-        for i, part in parts:
+        for i, part in enumerate(value) if hasattr(value, "add") else [(-1, value)]:
             step = f"{path}.{kind.name}".lstrip(".") + (f"[{i}]" if i >= 0 else "")
-            if isinstance(part, TensorProto):
+            if isinstance(part, TensorProto | onnx.AttributeProto):
                 yield step, part
-            else:
-                yield from tensors(part, step, aside)
+            if not isinstance(part, TensorProto):
+                yield from _holders(part, step, aside)
 
 
 def _unlisted(model: onnx.ModelProto, inspection: onnxinit.Inspection) -> str | None:
@@ -177,17 +180,25 @@ def _unlisted(model: onnx.ModelProto, inspection: onnxinit.Inspection) -> str | 
     listed: list[Weight | Kept] = [*inspection.weights, *inspection.kept]
     count = Counter((item.dtype, item.shape) for item in listed)
     made = {weight.name for weight in inspection.weights if weight.where == "generated"}
-    for path, tensor in tensors(model, aside=made):
-        if tensor.data_type in _FLOATS:
-            key = _T.DataType.Name(tensor.data_type).lower(), tuple(tensor.dims)
+    for path, held in _holders(model, aside=made):
+        key = _form(held)
+        if key is not None:
             count[key] -= 1
             if count[key] < 0:
-                return f"{path} {tensor.name!r} {key} is not listed"
+                return f"{path} {held.name!r} {key} is not listed"
     names = {item.name for item in listed}
     missing = [t.name for t in model.graph.initializer if t.data_type in _FLOATS and t.name and t.name not in names]
     ids = Counter(item.id for item in listed)
     twice = [name for name, n in ids.items() if n > 1]
     return f"not listed: {missing[:5]}; ids used twice: {twice[:5]}" if missing or twice else None
+
+
+def _form(held: Any) -> tuple[str, tuple[int, ...]] | None:
+    """Type and shape of a float tensor, or of the floats of a Constant; None for anything else."""
+    if isinstance(held, TensorProto):
+        return (_T.DataType.Name(held.data_type).lower(), tuple(held.dims)) if held.data_type in _FLOATS else None
+    shapes = {"value_float": (), "value_floats": (len(held.floats),)}
+    return ("float", shapes[held.name]) if held.name in shapes and not held.ref_attr_name else None
 
 
 def difference(
@@ -204,29 +215,27 @@ def difference(
         folders: Where the external data of each lies.
     """
     before, after = (onnx.ModelProto.FromString(m.SerializeToString()) for m in (old, new))
-    lists = {w.path for w in weights if w.path.endswith((".floats", ".f"))}
-    for path, model in itertools.product(lists, (before, after)):
-        _forget_list(model, path)
-    rewritten, found = {w.path for w in weights} - lists, dict(tensors(after))
-    if not rewritten <= found.keys():
-        return f"the plan names what is not there: {sorted(rewritten - found.keys())[:5]}"
-    for path in rewritten:
-        found[path].doc_string += _REWRITTEN
+    for weight in weights:  # places are those of the output, and nodes before them may be gone
+        found = _at(after, weight.path.removesuffix(".floats").removesuffix(".f"))
+        if found is None:
+            return f"the plan names what is not there: {weight.path}"
+        found.doc_string += _REWRITTEN
     _take_out_made(before, after, {w.name for w in weights if w.where == "generated"})
-    there, here = dict(tensors(before)), dict(tensors(after))
-    if there.keys() != here.keys():
-        return f"tensors appeared or went: {sorted(there.keys() ^ here.keys())[:5]}"
-    for path, tensor in there.items():
-        fresh = here[path]
+    there, here = (list(_holders(model)) for model in (before, after))
+    if [path for path, _ in there] != [path for path, _ in here]:
+        return f"tensors appeared or went: {sorted({p for p, _ in there} ^ {p for p, _ in here})[:5]}"
+    for (path, holder), (_, fresh) in zip(there, here, strict=True):
         if fresh.doc_string.endswith(_REWRITTEN):
             fresh.doc_string = fresh.doc_string.removesuffix(_REWRITTEN)
-            if not tensor.HasField("doc_string"):
+            if not holder.HasField("doc_string"):
                 fresh.ClearField("doc_string")
-        elif _T.EXTERNAL not in (tensor.data_location, fresh.data_location):
+        elif isinstance(holder, onnx.AttributeProto) or _T.EXTERNAL not in (holder.data_location, fresh.data_location):
             continue
-        elif _held(tensor, folders[0]) != _held(fresh, folders[1]):
-            return f"{path} {tensor.name!r} is kept, but its external data has changed"
-        _forget(tensor)
+        elif _held(holder, folders[0]) != _held(fresh, folders[1]):
+            return f"{path} {holder.name!r} is kept, but its external data has changed"
+        if len(getattr(holder, "floats", ())) != len(getattr(fresh, "floats", ())):
+            return f"{path} has another number of floats"
+        _forget(holder)
         _forget(fresh)
     for model in (before, after):
         own = [p for p in model.metadata_props if p.key != "onnxinit"]
@@ -237,18 +246,16 @@ def difference(
     return f"changed: {_first_difference(before, after) or 'something that the onnx package does not know'}"
 
 
-def _forget_list(model: onnx.ModelProto, path: str) -> None:
-    """Make zeros of the floats that an attribute holds."""
-    *way, field = path.split(".")
+def _at(model: onnx.ModelProto, path: str) -> Any:
+    """What stands at a place of a model, None where nothing does."""
     at: Any = model
-    for step in way:
+    for step in path.split("."):
         name, _, index = step.partition("[")
         at = getattr(at, name)
+        if index and int(index[:-1]) >= len(at):
+            return None
         at = at[int(index[:-1])] if index else at
-    if field == "f":
-        at.f = 0.0
-    else:
-        at.floats[:] = [0.0] * len(at.floats)
+    return at
 
 
 def _take_out_made(old: Any, new: Any, names: Set[str]) -> None:
@@ -293,13 +300,17 @@ def _held(tensor: TensorProto, folder: Path) -> bytes:
         return file.read(int(length) if length is not None else os.fstat(file.fileno()).st_size - offset)
 
 
-def _forget(tensor: TensorProto) -> None:
-    """Take the values of a tensor away, and where they are."""
+def _forget(holder: Any) -> None:
+    """Take the values of a tensor away, and where they are, or the floats of an attribute."""
+    if isinstance(holder, onnx.AttributeProto):
+        holder.ClearField("floats")
+        holder.ClearField("f")
+        return
     for name in _VALUES:
-        tensor.ClearField(name)
-    stay = [e for e in tensor.external_data if e.key not in _PLACE]
-    del tensor.external_data[:]
-    tensor.external_data.extend(stay)
+        holder.ClearField(name)
+    stay = [e for e in holder.external_data if e.key not in _PLACE]
+    del holder.external_data[:]
+    holder.external_data.extend(stay)
 
 
 def _first_difference(old: Any, new: Any, path: str = "") -> str | None:

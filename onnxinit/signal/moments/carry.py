@@ -24,6 +24,7 @@ from onnxinit.signal.moments.rules.table import Known
 _DEEPEST = 60  # operators of one function; a longer one goes on as a normal value
 _TOLERANCE = 1e-6
 
+_MISFITS = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL})
 
 Leaf = Callable[[str], Known]
@@ -322,7 +323,10 @@ class Sweep:
         static = all(v is None or v.static for v in node.outputs)
         if static and not drawn and all(v is None or self._exact(v) for v in node.outputs):
             return
-        made = RULES.get((node.domain, node.op), _pass_on)(self, node)
+        try:
+            made = RULES.get((node.domain, node.op), _pass_on)(self, node)
+        except _MISFITS:  # operands and attributes that do not fit the operator: no runtime would take them
+            made = _pass_on(self, node)
         results = made if isinstance(made, Sequence) else [made]
         for value, m in zip(node.outputs, results, strict=False):
             if value is not None:

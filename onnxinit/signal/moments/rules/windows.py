@@ -15,6 +15,7 @@ Array = npt.NDArray[np.float64]
 Gathered = tuple["list[float]", Edge, "list[float]"]
 
 LONGEST = 4096  # places along an axis, beyond which its ends do not count
+_MOST_TAPS = 1 << 20
 
 
 def met(p: Array, k: int, out: int, stride: int, dilation: int, before: int) -> Array:
@@ -45,13 +46,17 @@ def edge_of(m: Moments, axis: int, n: int) -> Array:
 
 
 def by_tap(n: int, k: int, out: int, stride: int, dilation: int, before: int) -> list[int]:
-    """At how many of `out` places each of k taps meets a signal of length n."""
-    inside = []
-    for j in range(k):
-        shift = j * dilation - before
-        first = max(0, -(shift // stride))
-        last = min(out - 1, (n - 1 - shift) // stride)
-        inside.append(max(0, last - first + 1))
+    """At how many of `out` places each of k taps meets a signal of length n.
+
+    Raises:
+        ValueError: There are more taps than any file holds.
+    """
+    if k > _MOST_TAPS:
+        raise ValueError(f"{k} taps")
+    shift = np.arange(k) * dilation - before
+    first = np.maximum(0, -(shift // stride))
+    last = np.minimum(out - 1, (n - 1 - shift) // stride)
+    inside: list[int] = np.maximum(0, last - first + 1).tolist()
     return inside
 
 
