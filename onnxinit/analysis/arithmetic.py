@@ -28,6 +28,7 @@ from onnxinit.analysis.trail import Tile
 from onnxinit.analysis.view import Value
 
 RATES = "rates in an exponent, as of a state that decays"
+_CHANNELS = 4  # of a picture
 NEUTRAL_FACTOR = 1.0  # what a learned factor of no known role starts as: it changes nothing
 
 
@@ -64,6 +65,8 @@ def read_add(site: Site, flow: Flow, values: Values) -> Verdict:
     if site.trail.lost and operand is not None and operand.shape is not None and None in operand.shape:
         return Reading("positional", output=out)  # a table of a length that the feed decides
     if origin is not None and size == origin.width and (len(long) == 1 or origin.spread):
+        if origin.biased and size <= _CHANNELS and flow.ends(out):
+            return Constant("a fixed shift of the model's result")
         if len(site.shape) > 1 and operand is not None and operand.where == "constant" and is_empty(values):
             return Constant("the state that a recurrence starts from, all zeros")
         if len(site.shape) > 1 and flow.scores_words(origin) and is_empty(values):

@@ -228,6 +228,16 @@ class Flow:
         first = list(self._after(value, MOVES | {"Neg"}))
         return bool(first) and all(n.op == "Exp" for n in first)
 
+    @staticmethod
+    def ends(value: Value) -> bool:
+        """Whether a value is handed out, at most moved before."""
+        for _ in range(_REACH):
+            users = [n for n, _ in value.uses if n.op not in ("Shape", "Size")]
+            if value.is_output or len(users) != 1 or users[0].op not in MOVES or users[0].outputs[0] is None:
+                break
+            value = users[0].outputs[0]
+        return value.is_output
+
     def joins_residual(self, value: Value) -> bool:
         """Whether a signal is added to another signal next."""
         for node in self._after(value, MOVES | {"Mul", "Div"}):

@@ -283,6 +283,8 @@ class _Core:
         if node.op not in ("Mul", "Div"):
             return False
         other = others[0]
+        if node.op == "Div" and at == 0 and self._is_mean(other, node.inputs[0]):  # of a response, by their mean
+            return True
         if node.op == "Mul" and other.static:
             if self.scale is None and self._learned(other):
                 self.scale = node, 1 - at
@@ -293,6 +295,14 @@ class _Core:
         elif node.op == "Mul":
             self._offset(out)
         return False
+
+    def _is_mean(self, value: Value, of: Value | None) -> bool:
+        """Whether a value is the mean of another, at most with an epsilon."""
+        node = value.producer
+        if node is not None and node.op in ("Add", "Max", "Clip"):
+            before = _only_moving(node, self._learned.constants)
+            node = before.producer if before is not None else None
+        return node is not None and node.op == "ReduceMean" and of is not None and node.inputs[0] is of
 
     def _is_signal(self, value: Value) -> bool:
         return bare(value) is self._source or _uncentred(value) is self._source

@@ -90,7 +90,7 @@ def stored_grain(source: Source, shape: tuple[int, ...]) -> tuple[int, ...] | No
     if len(blocks) < len(trail.shape):  # along the order of an operand that is as it is stored
         return blocks
     along = [i for i, (b, n) in enumerate(zip(blocks, trail.shape, strict=True)) if b < n]
-    if trail.lost or trail.extent != shape:
+    if trail.lost or trail.apart or trail.extent != shape:
         return None
     if len(along) > 1 and trail.spans != Trail.of(shape).spans and not _in_order(trail, along):
         return None

@@ -92,7 +92,7 @@ def _rejoined(uses: Sequence[tuple[Node, int]], channels: bool) -> bool:
                         if any(reached.get((id(node), i), number) != number for i in range(len(node.inputs))):
                             return True
                         reached[id(node), at] = number
-                    elif node.op in _POINTWISE or (channels and "Pool" in node.op):
+                    elif node.op in _POINTWISE or (channels and at == 0 and (node.op == "Conv" or "Pool" in node.op)):
                         following.extend(o for o in node.outputs if o is not None and id(o) not in seen)
                         seen.update(id(o) for o in node.outputs)
             front = following

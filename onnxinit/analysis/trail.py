@@ -193,8 +193,7 @@ class Trail:
         """
         steps = [math.prod(stored[i + 1 :]) for i in range(len(stored))]
         first = sum(a * step for a, step in zip(self.start, steps, strict=True))
-        digits = [f for span in self.spans for f in span.factors if f.axis != BROADCAST]
-        if self.lost or math.prod(f.size for f in digits) != math.prod(self.extent):
+        if self.lost or self.apart:
             return None
         found = np.full([s.total for s in self.spans], -1, np.int64)
         numbers = np.asarray(first, np.int64)
@@ -204,6 +203,12 @@ class Trail:
         own = tuple(slice(s.before, s.before + s.size) for s in self.spans)
         found[own] = numbers.reshape([s.size for s in self.spans])
         return found
+
+    @property
+    def apart(self) -> bool:
+        """Whether the value is one of several equal pieces of the window, so that what is said of it goes for all."""
+        digits = (f for span in self.spans for f in span.factors if f.axis != BROADCAST)
+        return math.prod(f.size for f in digits) != math.prod(self.extent)
 
     def part(self, tiles: Sequence[Sequence[Tile]], names: tuple[str, ...] = ()) -> Part | None:
         """What the meaning of the value's axes says of the stored tensor.

@@ -248,7 +248,11 @@ class Walker:
             factor = factor_of(site, self._uses) if reading.role == "weight" else None
             return factor or self._doubt(site, reading, values)
         if node.domain in ("", "com.microsoft") and node.op in ARITHMETIC:
-            return ARITHMETIC[node.op](site, self.flow, values)
+            verdict = ARITHMETIC[node.op](site, self.flow, values)
+            scales = isinstance(verdict, Reading) and verdict.role in ("layer_scale", "other")
+            if scales and math.prod(site.shape) > 1 and few_values(values, 1) and self._trained:
+                return Constant("one repeated value, beside norms that training moved")
+            return verdict
         if node.op in ("Sin", "Cos"):
             return Constant("angles of sine and cosine") if is_ordered(values) else Reading("positional", output=out)
         if node.op == "@Carry":

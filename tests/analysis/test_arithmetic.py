@@ -106,6 +106,17 @@ def test_a_mask_elsewhere_is_a_constant() -> None:
     assert role("h = MatMul(x, w) r = Relu(h) y = Add(r, b)", b=np.tril(np.ones((8, 8), np.float32))) == ""
 
 
+def test_the_mean_that_a_picture_gets_back_is_a_constant() -> None:
+    """As in super-resolution: the last convolution has a bias, and the data's mean is added to what it makes."""
+
+    def found(*bias: str) -> dict[str, str]:
+        text = f"(float[1,4,9,9] x) => (y) {{ h = Conv({', '.join(('x', 'w', *bias))}) y = Add(h, m) }}"
+        return roles(build(text, check=False, w=(3, 4, 3, 3), m=(1, 3, 1, 1), **{name: (3,) for name in bias}))
+
+    assert found("b") == {"w": "weight", "b": "bias", "m": ""}
+    assert found() == {"w": "weight", "m": "bias"}
+
+
 def test_the_shift_of_a_picture_is_a_constant() -> None:
     text = "c = Sub(x, b) d = Div(c, s) y = MatMul(d, w)"
     given: dict[str, Given] = {

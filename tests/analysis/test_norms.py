@@ -315,5 +315,19 @@ def test_vectors_that_do_nothing_beside_trained_ones_are_none() -> None:
     drawn = np.random.default_rng(0).standard_normal(8).astype(np.float32)
     trained = found(g=drawn, b=np.zeros(8, np.float32))
     assert trained == {"w": "weight", "g": "norm_scale", "b": "", "ones": "", "zeros": ""}
+    text = "(float[2,6,8] x) => (y) { a = LayerNormalization(x, g, b) h = MatMul(a, w) s = Mul(h, m) y = Add(x, s) }"
+    for scale, expected in ((drawn, ""), (np.ones(8, np.float32), "layer_scale")):
+        model = build(text, check=False, w=(8, 8), g=scale, b=(8,), m=np.ones((1, 6, 1), np.float32))
+        assert roles(model)["m"] == expected
     untrained = found(g=np.ones(8, np.float32), b=np.zeros(8, np.float32))
     assert set(untrained.values()) == {"weight", "norm_scale", "norm_shift"}
+
+
+def test_a_norm_of_responses() -> None:
+    """ConvNeXt V2's: every channel by its length, over the mean of them; what comes in is added."""
+    model = build(
+        """(float[1,4,9] x) => (y) { h = Conv(x, w) l = ReduceL2<axes = [2]>(h) m = ReduceMean<axes = [1]>(l)
+        e = Add(m, eps) n = Div(l, e) s = Mul(h, n) t = Mul(g, s) u = Add(b, t) z = Add(h, u) y = Conv(z, w2) }""",
+        eps=np.array(1e-6, np.float32), w=(8, 4, 1), w2=(4, 8, 1), g=(1, 8, 1), b=(1, 8, 1), check=False,
+    )  # fmt: skip
+    assert roles(model) == {"w": "weight", "w2": "weight", "g": "norm_scale", "b": "norm_shift", "eps": ""}

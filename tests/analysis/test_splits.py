@@ -239,6 +239,16 @@ def test_channels_that_are_joined_again_behind_a_pooling_are_one_block() -> None
     assert weights(model)["w"].fan_out == 12
 
 
+def test_channels_that_kernels_of_several_sizes_share_are_one_block() -> None:
+    """As in MixNet: the groups of channels go through kernels of their own and are joined again."""
+    model = build(
+        """(float[2,4,9] x) => (y) { h = Conv(x, w) a, b = Split<axis = 1>(h) c = Conv<group = 6>(a, u)
+        d = Conv<group = 6, pads = [1, 1]>(b, v) y = Concat<axis = 1>(c, d) }""",
+        w=(12, 4, 1), u=(6, 1, 1), v=(6, 1, 3), check=False,
+    )  # fmt: skip
+    assert weights(model)["w"].fan_out == 12
+
+
 def test_pieces_that_are_rejoined_behind_a_rotation_are_one_block() -> None:
     """Rotary positions turn halves of the queries about one another; that makes no two matrices of them."""
     rotate = """a, b = Split<axis = -1>(h) n = Neg(b) r = Concat<axis = -1>(n, a) p = Mul(h, cos) q = Mul(r, sin)
