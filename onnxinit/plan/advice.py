@@ -107,7 +107,8 @@ def stale(plan: Plan, analysis: Analysis) -> Iterator[str]:
     of_weights = {w.codes.scale for w in analysis.weights if w.codes is not None}
     asked = plan.arguments.get("keep_scales") or plan.arguments.get("recalibrate_activations") is False
     ids = [w.id for w in analysis.aside if w.role == "quant_scale" and w.id not in written and w.path not in of_weights]
-    if ids and not asked and any(e.role in _KERNELS for e in plan.entries):
+    drawn = any(e.role in _KERNELS and not e.scheme.scheme.moves for e in plan.entries)
+    if ids and not asked and drawn:
         scales = "scale of quantised activations stays" if len(ids) == 1 else "scales of quantised activations stay"
         yield f"{len(ids)} {scales} as calibrated for the old weights, {_some(ids)}: --data measures the new ranges"
 
