@@ -16,7 +16,7 @@ from onnxinit.analysis import Analysis, Weight, analyse, with_stored, without_un
 from onnxinit.analysis.operators import Operators, load_operators
 from onnxinit.errors import ExpectationError, ModelError, SchemeError
 from onnxinit.model import ModelFile, build, write
-from onnxinit.plan import Asked, Donors, Left, Plan, several
+from onnxinit.plan import Asked, Donors, Left, Plan, several, stale
 from onnxinit.report import Inspection
 from onnxinit.schemes import Spec
 from onnxinit.signal import Calibration, DataOptions, ImageOptions, Running
@@ -206,7 +206,8 @@ def reinit(
     values = fresh(made, analysis, file.array, donors, tally)
     nbytes = sum(v.nbytes for v in values.values())
     weights = tuple(analysis.by_id[e.id] for e in made.entries)
-    result = Result(made, weights, made.kept, made.warnings, nbytes, signal=signal, before=before)
+    warnings = made.warnings if told.activations else (*made.warnings, *stale(made, analysis))
+    result = Result(made, weights, made.kept, warnings, nbytes, signal=signal, before=before)
     notes = {METADATA_KEY: _note(made)} if metadata else None
     if dry_run:
         return result

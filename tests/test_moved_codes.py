@@ -15,7 +15,6 @@ import onnxinit
 from onnxinit.analysis import unpacked
 
 Array = npt.NDArray[Any]
-RNG = np.random.default_rng(0)
 FORMS = {
     "MatMulNBits 2": ("MatMulNBits<K = 64, N = 30, bits = 2, block_size = 32>", (30, 2, 8), 2, (30, 2)),
     "MatMulNBits 3": ("MatMulNBits<K = 64, N = 30, bits = 3, block_size = 32>", (30, 2, 12), 3, (30, 2)),
@@ -30,7 +29,8 @@ def model_of(form: str) -> onnx.ModelProto:
         f'<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]> g (float[m,64] x) => (float[m,30] y) '
         f"{{ y = com.microsoft.{node}(x, w, s) }}"
     )
-    held = {"w": RNG.integers(0, 256, shape).astype(np.uint8), "s": RNG.uniform(1, 2, scales).astype(np.float32)}
+    rng = np.random.default_rng(0)
+    held = {"w": rng.integers(0, 256, shape).astype(np.uint8), "s": rng.uniform(1, 2, scales).astype(np.float32)}
     model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in held.items())
     return model
 
@@ -60,16 +60,16 @@ def test_codes_are_shuffled_and_stay_codes(form: str) -> None:
 
 @pytest.mark.parametrize("form", [f for f in FORMS if "3" not in f])
 def test_values_are_matched_and_layers_scaled(form: str) -> None:
-    model, x = model_of(form), RNG.standard_normal((512, 64)).astype(np.float32)
+    model, x = model_of(form), np.random.default_rng(1).standard_normal((512, 64)).astype(np.float32)
     eye = np.eye(64, dtype=np.float32)
     matched = onnxinit.reinit(model, scheme="match").model
     assert matched is not None
-    if "2" not in form:  # of four codes the steps alone move a std by more
+    if "2" not in form:  # a third of four codes are zeros, which stay
         assert run(matched, eye).std() == pytest.approx(run(model, eye).std(), rel=0.06)
     plain = onnxinit.reinit(model, scheme="he")
     (entry,) = [e for e in plain.plan.entries if e.id == "w"]
     assert entry.std == pytest.approx(np.sqrt(2 / 64)) and plain.model is not None
-    assert run(plain.model, eye).std() == pytest.approx(entry.std, rel=0.2 if "2" in form else 0.06)
+    assert run(plain.model, eye).std() == pytest.approx(entry.std, rel=0.06)
     each = onnxinit.reinit(model, scheme="lsuv:base=he,per_channel=true", data={"x": x})
     assert each.model is not None
     np.testing.assert_allclose(run(each.model, x).std(axis=0), 1, atol=0.02)
@@ -79,7 +79,7 @@ def test_values_are_matched_and_layers_scaled(form: str) -> None:
     assert run(scaled.model, x).std() == pytest.approx(1, abs=0.01)
     moments = onnxinit.reinit(model, scheme="analytic").model
     assert moments is not None
-    assert run(moments, x).std() == pytest.approx(1, rel=0.2 if "2" in form else 0.06)
+    assert run(moments, x).std() == pytest.approx(1, rel=0.06)
 
 
 def test_small_floats_are_shuffled_and_matched() -> None:
@@ -87,7 +87,7 @@ def test_small_floats_are_shuffled_and_matched() -> None:
         '<ir_version: 10, opset_import: ["": 21]> g (float[m,60] x) => (float[m,50] y) '
         "{ k = Cast<to = 1>(w) y = MatMul(x, k) }"
     )
-    values = RNG.normal(0, 2, 3000).tolist()
+    values = np.random.default_rng(2).normal(0, 2, 3000).tolist()
     model.graph.initializer.append(helper.make_tensor("w", TensorProto.FLOAT8E4M3FN, (60, 50), values))
     old = arrays(model)["w"].astype(np.float64)
     shuffled = arrays(onnxinit.reinit(model, scheme="shuffle").model)["w"].astype(np.float64)

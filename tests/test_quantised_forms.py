@@ -39,6 +39,7 @@ class Case:
         hands_out: From the output the values, in the order of that shape.
         step: The coarsest distance of two neighbouring codes, in units of a scale.
         centred: Whether there is no zero point to be rounded.
+        bits: Bits of a code.
     """
 
     model: onnx.ModelProto
@@ -47,6 +48,7 @@ class Case:
     transposed: bool = False
     step: float = 1.0
     centred: bool = True
+    bits: int = 8
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -107,11 +109,18 @@ def check(case: Case) -> None:
     held = (said.T if case.transposed else said).reshape(case.shape)
     real = real_values(case.shape, scheme=f"normal:std={STD}", seed=3)
     (scale,) = [t for t in result.model.graph.initializer if t.name == "s"]
-    coarsest = float(numpy_helper.to_array(scale).astype(np.float64).max()) * case.step
-    off = np.abs(held - real)
-    assert off.max() <= coarsest * (0.505 if case.centred else 1.01) + 1e-6
+    steps = numpy_helper.to_array(scale).astype(np.float64)
+    sampling, off = 5 / np.sqrt(2 * held.size), np.abs(held - real)
+    if case.bits == 2 and "z" not in {w.id for w in result.weights}:
+        # Three codes keep the variance and not the largest values; of few values with one scale there is little of it.
+        if held.size >= 16 * steps.size:
+            assert abs(held.std() / real.std() - 1) < 0.05 + sampling
+        off = off[np.abs(real) < 1.5 * steps.min()]
+        assert off.max(initial=0) <= 0.505 * steps.max() + 1e-6
+        return
+    assert off.max() <= steps.max() * case.step * (0.505 if case.centred else 1.01) + 1e-6
     rounding = float(np.sqrt((off**2).mean()))
-    assert abs(held.std() - STD) <= rounding + 5 * STD / np.sqrt(2 * held.size)
+    assert abs(held.std() - STD) <= rounding + sampling * STD
     assert rounding > 0
 
 
@@ -147,7 +156,7 @@ def pairs(draw: st.DrawFn) -> Case:
     ]
     feed = np.eye(rows, dtype=np.float32)
     model = model_of(nodes, {"x": (TensorProto.FLOAT, [rows, rows])}, *tensors)
-    return Case(model, {"x": feed}, shape, centred=len(names) == 2)
+    return Case(model, {"x": feed}, shape, centred=len(names) == 2, bits=bits)
 
 
 def packed_zeros(rows: tuple[int, ...], count: int, bits: int) -> onnx.TensorProto:
@@ -177,9 +186,8 @@ def products(draw: st.DrawFn) -> Case:
         names += ["", "g"][len(names) - 3 :]
     node = helper.make_node("MatMulNBits", names, ["y"], domain=MICROSOFT, K=k, N=n, bits=bits, block_size=block)
     feed = np.eye(k, dtype=np.float16 if half else np.float32)
-    return Case(
-        model_of(node, {"x": (floats, [k, k])}, *tensors), {"x": feed}, (n, k), transposed=True, centred=not zeros
-    )
+    model = model_of(node, {"x": (floats, [k, k])}, *tensors)
+    return Case(model, {"x": feed}, (n, k), transposed=True, centred=not zeros, bits=bits)
 
 
 @st.composite
@@ -219,7 +227,8 @@ def tables(draw: st.DrawFn) -> Case:
     names = ["w", "i", "s", *(["z"] * pointed)]
     node = helper.make_node("GatherBlockQuantized", names, ["y"], domain=MICROSOFT, **attributes)
     feed = np.arange(rows, dtype=np.int64)
-    return Case(model_of(node, {"i": (TensorProto.INT64, [rows])}, *tensors), {"i": feed}, shape, centred=not pointed)
+    model = model_of(node, {"i": (TensorProto.INT64, [rows])}, *tensors)
+    return Case(model, {"i": feed}, shape, centred=not pointed, bits=attributes.get("bits", 4))
 
 
 @settings(max_examples=60)
@@ -269,7 +278,10 @@ def test_stacks_of_experts(bits: int, block: int, pointed: bool) -> None:
     held = np.asarray(said).reshape(experts, d, n).transpose(0, 2, 1)
     real = real_values((experts, n, d), scheme=f"normal:std={STD}", seed=3)
     step = float(numpy_helper.to_array(next(t for t in result.model.graph.initializer if t.name == "s")).max())
-    assert np.abs(held - real).max() <= step * (1.01 if pointed else 0.505)
+    if bits == 2 and not pointed:
+        assert held.std() == pytest.approx(real.std(), rel=0.05)
+    else:
+        assert np.abs(held - real).max() <= step * (1.01 if pointed else 0.505)
     assert {w.role for w in result.weights if w.id in ("s", "z")} == {"quant_scale", "quant_zero_point"} - (
         set() if pointed else {"quant_zero_point"}
     )

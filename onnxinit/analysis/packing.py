@@ -41,4 +41,5 @@ def unpacked(raw: Bytes, bits: int, high_first: bool = False) -> Bytes:
     each = 8 // bits
     places = range(each)[::-1] if high_first else range(each)
     parts = [raw.reshape(-1) >> np.uint8(bits * place) & np.uint8((1 << bits) - 1) for place in places]
-    return np.stack(parts, axis=-1).reshape(-1)
+    codes: Bytes = np.stack(parts, axis=-1).reshape(-1)
+    return codes

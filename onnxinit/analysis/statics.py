@@ -190,14 +190,16 @@ def _batch_norm(node: Node, x: Sequence[Known | None]) -> npt.ArrayLike:
     if node.int_attribute("training_mode", 0):
         others = tuple(i for i in range(data.ndim) if i != 1)
         mean, var = data.mean(axis=others, keepdims=True), data.var(axis=others, keepdims=True)
-    return (data - mean) / np.sqrt(var + node.float_attribute("epsilon", 1e-5)) * scale + shift
+    made: Numbers = (data - mean) / np.sqrt(var + node.float_attribute("epsilon", 1e-5)) * scale + shift
+    return made
 
 
 def _instance_norm(node: Node, x: Sequence[Known | None]) -> npt.ArrayLike:
     data = _needed(x)
     made = _standard(data, tuple(range(2, data.ndim)), node.float_attribute("epsilon", 1e-5))
     along = [-1] + [1] * (data.ndim - 2)
-    return made * _needed(x, 1).reshape(along) + _needed(x, 2).reshape(along)
+    scaled: Numbers = made * _needed(x, 1).reshape(along) + _needed(x, 2).reshape(along)
+    return scaled
 
 
 def _layer_norm(node: Node, x: Sequence[Known | None]) -> npt.ArrayLike:

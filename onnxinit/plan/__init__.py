@@ -1,5 +1,6 @@
 """Rules, and the plan: for every weight its scheme, gain and seed, or the reason why it is kept."""
 
+from onnxinit.plan.advice import stale
 from onnxinit.plan.asked import Asked, several
 from onnxinit.plan.blocks import asked_moments, asked_std, block_means, block_of, label, parts_of, sampled, work_type
 from onnxinit.plan.defaults import SIGNAL_ROLES, STARTS_SO
@@ -43,5 +44,6 @@ __all__ = [
     "parts_of",
     "sampled",
     "several",
+    "stale",
     "work_type",
 ]

@@ -96,6 +96,22 @@ def _blind(entry: Entry, weight: Weight) -> bool:
     return math.isclose(entry.gain, entry.scheme.paper_gain(weight.downstream), rel_tol=1e-9)
 
 
+def stale(plan: Plan, analysis: Analysis) -> Iterator[str]:
+    """A warning of quantised activations whose ranges are those of the old weights, unless they stay by request.
+
+    Args:
+        plan: What is written.
+        analysis: What the tensors are.
+    """
+    written = {e.id for e in plan.entries}
+    of_weights = {w.codes.scale for w in analysis.weights if w.codes is not None}
+    asked = plan.arguments.get("keep_scales") or plan.arguments.get("recalibrate_activations") is False
+    ids = [w.id for w in analysis.aside if w.role == "quant_scale" and w.id not in written and w.path not in of_weights]
+    if ids and not asked and any(e.role in _KERNELS for e in plan.entries):
+        scales = "scale of quantised activations stays" if len(ids) == 1 else "scales of quantised activations stay"
+        yield f"{len(ids)} {scales} as calibrated for the old weights, {_some(ids)}: --data measures the new ranges"
+
+
 def _alike(entry: Entry) -> bool:
     return entry.scheme.scheme.symmetric or entry.std == 0 or entry.gain == 0
 

@@ -67,7 +67,8 @@ def places(one: Quantised, at: int, count: int) -> npt.NDArray[np.intp] | None:
     if one.columns:
         across = len(one.columns)
         listed: npt.NDArray[np.intp] = flat // across * math.prod(one.grid[1:])
-        return listed + np.asarray(one.columns, np.intp)[flat % across]
+        listed = listed + np.asarray(one.columns, np.intp)[flat % across]
+        return listed
     numbers = np.zeros(count, np.intp)
     for axis, (n, grain, parts) in enumerate(zip(one.axes, one.grain, one.grid, strict=True)):
         if parts > 1:

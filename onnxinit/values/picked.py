@@ -55,4 +55,5 @@ class Picked:
 
     def _pick(self, chunks: list[Chunk], at: npt.NDArray[np.int64]) -> Bytes:
         drawn = [np.frombuffer(chunk.draw(), np.uint8).reshape(-1, self._itemsize) for chunk in chunks]
-        return np.concatenate(drawn)[at].reshape(-1)
+        picked: Bytes = np.concatenate(drawn)[at].reshape(-1)
+        return picked

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -38,6 +38,9 @@ from onnxinit.values.rounding import Floats
 from onnxinit.values.tally import Tally
 
 _WIDE = 32  # bits of a code; these need float64
+# For a normal x and a step s = 1.48 std, s^2 P(|x| > s/2) is the variance: three codes of that step keep it. With one
+# that holds the largest value they would have a third more.
+_TERNARY = 1.48
 
 
 class Fitting:
@@ -88,6 +91,13 @@ class Fitting:
         """Whether the scale of a weight follows its values."""
         return any(path in self._types or path in self._told for path in (one.scale, *one.factors))
 
+    def encoding(self, one: Quantised) -> Quantised:
+        """The codes that a weight may have: of two bits around zero three, where their step is fitted."""
+        if one.zero is None or not _is_ternary(one) or one.scale not in self._types:
+            return one
+        low, high = symmetric((one.low, one.high), one.zero)
+        return replace(one, low=low, high=high)
+
     def scale(self, one: Quantised) -> Numbers:
         """The scales of a weight, in the order of its grid."""
         return self._of(one.scale) if one.scale else self._product(one)
@@ -123,9 +133,25 @@ class Fitting:
         low, high = self._range(owners)
         ends, room = (one.low, one.high), self._gains.get(path, 1.0)
         if one.zero is not None:
-            return parameters(low, high, symmetric(ends, one.zero), np.full(1, one.zero), dtype, room)
+            ends = symmetric(ends, one.zero)
+            if _is_ternary(one):
+                most = _TERNARY * self._root_mean_square(owners)
+                low, high = np.maximum(low, -most), np.minimum(high, most)
+            return parameters(low, high, ends, np.full(1, one.zero), dtype, room)
         zero = None if one.zero_point in self._types else stored_zero(one, self._read)
         return parameters(low, high, ends, zero, dtype, room)
+
+    def _root_mean_square(self, owners: Sequence[tuple[Quantised, Fresh, str]]) -> Numbers:
+        """Of the values of each scale."""
+        squares, counts = np.zeros((2, math.prod(owners[0][0].grid)))
+        for one, values, dtype in owners:
+            for chunk in values.chunks():
+                drawn = self.drawn(values, chunk, dtype).astype(np.float64)
+                index = places(one, chunk.offset * 8 // bits_of(dtype), drawn.size)
+                where = np.zeros(drawn.size, np.intp) if index is None else index
+                squares += np.bincount(where, drawn**2, squares.size)
+                counts += np.bincount(where, minlength=squares.size)
+        return np.sqrt(squares / np.maximum(counts, 1))
 
     def _range(self, owners: Sequence[tuple[Quantised, Fresh, str]]) -> tuple[Numbers, Numbers]:
         """The least and the largest value for each scale, zero among them."""
@@ -141,6 +167,11 @@ class Fitting:
                 np.minimum.at(low, index[runs], np.minimum.reduceat(drawn, runs))
                 np.maximum.at(high, index[runs], np.maximum.reduceat(drawn, runs))
         return low, high
+
+
+def _is_ternary(one: Quantised) -> bool:
+    """Whether codes around zero are -1, 0 and 1 alone."""
+    return one.zero is not None and not one.levels and min(one.high - one.zero, one.zero - one.low) == 1
 
 
 def _drawn(chunk: Chunk, dtype: str = "float") -> Floats:
@@ -194,7 +225,7 @@ class Encoded:
         each, middle = spread(scale, index), spread(zero, index)
         if not self.fitting.is_fitted(one):
             self._count(exact / each, middle, chunks[0].offset)
-        return encode(exact, each, middle, one, self.weight.dtype)
+        return encode(exact, each, middle, self.fitting.encoding(one), self.weight.dtype)
 
     def _count(self, ratio: Floats, zero: Numbers | float, at: int) -> None:
         """Count what lies more than half a step beyond the range, and what becomes zero."""

@@ -53,6 +53,9 @@ def test_activations_follow_the_data(onnxinit: Run, cnn: Path, tmp_path: Path) -
     assert onnxinit(*given, "-o", stale, "--no-recalibrate-activations").status == 0
     assert scales(fresh)["image_scale"] > 2 * scales(cnn)["image_scale"]
     assert scales(stale)["image_scale"] == scales(cnn)["image_scale"]
+    said = " ".join(onnxinit("reinit", cnn, "--dry-run").out.split())
+    assert re.search(r"\d+ scales of quantised activations stay as calibrated for the old weights, image_scale, ", said)
+    assert "as calibrated" not in done.out
     wrong = onnxinit(*given, "-o", stale, "--recalibrate-activations", "--keep-scales")
     assert (wrong.status, "give one of them" in wrong.err) == (1, True)
 
