@@ -155,7 +155,7 @@ def is_round(values: Values) -> bool:
         return True
     x = float(np.ravel(held)[0])
     step = 2.0**-10 if held.dtype == np.float16 else 2.0**-23  # of the type that it is stored in
-    if abs(x - float(f"{x:.5g}")) <= step * abs(x) or _is_short(x):
+    if not math.isfinite(x) or abs(x - float(f"{x:.5g}")) <= step * abs(x) or _is_short(x):
         return True
     if not 1e-9 < abs(x) < 1e9:
         return True  # an epsilon, or the lowest number of a type

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from graphs import Given, analysed, build, roles, weights
@@ -153,7 +155,7 @@ def test_a_layer_scale_of_channels() -> None:
     assert roles(model)["b"] == "layer_scale"
 
 
-@pytest.mark.parametrize("given", [0.125, 2.0, 0.17677669, 1.702, 1 / 3])
+@pytest.mark.parametrize("given", [0.125, 2.0, 0.17677669, 1.702, 1 / 3, math.inf, -math.inf, math.nan])
 def test_a_number_that_was_written_down_is_a_constant(given: float) -> None:
     """1/8, 2, 1/sqrt(32), ...: scales of attention and of activations."""
     value = np.array(given, np.float32)

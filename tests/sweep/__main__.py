@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None, check: Check = check_file) -> i
     parser.add_argument("--nodes", action="store_true", help="the node tests of the installed onnx package")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (all processors)")
     parser.add_argument("--limit", type=float, default=120, help="seconds for a file (120)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     folders = list(options.folders)
     if options.onnx:
         folders.append(Path(onnx.__file__).parent)

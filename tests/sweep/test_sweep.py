@@ -139,7 +139,7 @@ def test_a_crash_and_a_hang_cost_their_own_file_alone() -> None:
 
 def test_the_status_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "good.onnx").touch()
-    arguments = [str(tmp_path), "--jobs", "1"]
+    arguments = [str(tmp_path), "--jobs", "1", str(tmp_path)]
     assert main(arguments, _of_many_tempers) == 0
     (tmp_path / "crash.onnx").touch()
     assert main(arguments, _of_many_tempers) == 1
