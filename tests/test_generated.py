@@ -119,6 +119,31 @@ def test_the_text_says_what_becomes_an_initializer(tmp_path: Path, capsys: pytes
     assert "become initializers" not in capsys.readouterr().out
 
 
+NAMELESS = """(float[n,6] x, bool c) => (float[n,6] y) {
+    s = Constant <value = int64[2] {6, 6}> () a = ConstantOfShape (s) h = MatMul (x, a)
+    b = EyeLike (a) i = MatMul (h, b)
+    y = If (c) <
+        then_branch = yes () => (float[n,6] p) {
+            d = RandomNormal <shape = [6, 6]> () j = MatMul (i, d)
+            p = If (c) <
+                then_branch = t () => (float[n,6] k) { w = Constant <value = float[6, 6] {1.0}> () k = MatMul (j, w) },
+                else_branch = e () => (float[n,6] o) { o = Identity (j) } > },
+        else_branch = no () => (float[n,6] q) { q = Identity (i) }
+    > }"""
+
+
+def test_ids_count_the_nodes_of_the_file_that_was_given() -> None:
+    model = build(NAMELESS.replace("{1.0}", "{" + ", ".join(["1.0", "2.0"] * 18) + "}"))
+    ids = {"a", "b", "If5.then_branch/d", "If5.then_branch/If2.then_branch/w"}
+    assert {w.id for w in onnxinit.inspect(model).weights} == ids
+    plain = onnxinit.inspect(model, materialize=False)
+    assert {w.id for w in plain.weights} == {"If5.then_branch/If2.then_branch/w"}
+    assert ids <= {k.id for k in plain.kept} | {w.id for w in plain.weights}
+    for spared in ids:
+        result = onnxinit.reinit(model, exclude=spared)
+        assert {w.id for w in result.weights} == ids - {spared}
+
+
 def test_what_has_no_values_is_equal_to_nothing() -> None:
     result = onnxinit.reinit(two(), tie_equal=True)
     assert [w.tied_to for w in result.weights] == [(), ()]

@@ -237,6 +237,7 @@ def test_what_is_read_is_what_was_drawn(case: Case) -> None:
     check(case)
 
 
+@pytest.mark.skipif(onnxruntime.__version__.startswith("1.23."), reason="ONNX Runtime 1.23 has another QMoE")
 @pytest.mark.parametrize("bits, block, pointed", list(itertools.product((2, 4), (0, 16), (False, True))))
 def test_stacks_of_experts(bits: int, block: int, pointed: bool) -> None:
     """QMoE with the identity as one layer hands the other out, expert by expert."""

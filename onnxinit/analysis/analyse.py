@@ -54,7 +54,7 @@ def analyse(file: ModelFile, operators: Operators | None = None, *, tie_equal: b
     """
     with _no_collection():
         check_required(file.proto)
-        view = GraphView(file.proto)
+        view = GraphView(file.proto, file.gone)
         if any(node.domain not in DOMAINS for node in view.nodes):
             plugins.load_plugins(plugins.OPERATORS)
         fill_shapes(view)

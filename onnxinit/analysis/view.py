@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
@@ -169,7 +170,14 @@ class GraphView:
         opsets: Version by normalised domain.
     """
 
-    def __init__(self, model: onnx.ModelProto):
+    def __init__(self, model: onnx.ModelProto, gone: Mapping[str, Sequence[int]] | None = None):
+        """Lay a model open.
+
+        Args:
+            model: The model.
+            gone: By the path of a graph the ordinals of nodes that it had (`ModelFile.gone`).
+        """
+        self._gone = gone or {}
         self.nodes: list[Node] = []
         self.values: list[Value] = []
         self.inputs: list[Value] = []
@@ -219,8 +227,10 @@ class GraphView:
             for name in proto.output:
                 if name:
                     scope.define(name)
-        for i, proto in enumerate(nodes):
-            self._node(proto, f"{scope.path}.node[{i}]", i, scope)
+        gone = frozenset(self._gone.get(scope.path, ()))
+        numbers = (n for n in count() if n not in gone)  # as the file had them that was given: they name the nameless
+        for i, (proto, number) in enumerate(zip(nodes, numbers, strict=False)):
+            self._node(proto, f"{scope.path}.node[{i}]", number, scope)
 
     def _node(self, proto: NodeProto, path: str, at: int, scope: _Scope) -> None:
         inputs = [self._read(name, proto, scope) for name in proto.input]

@@ -64,6 +64,7 @@ class ModelFile:
         replaced: What stood before where tensors without values are now, by their paths: "generated" for a node,
             "sparse" for a sparse tensor (`model.materialise`).
         former: External data of the file before it was edited.
+        gone: By the path of a graph the ordinals that nodes had which are no longer there.
     """
 
     path: Path | None
@@ -75,6 +76,7 @@ class ModelFile:
     folder: Folder | None = None
     replaced: Mapping[str, str] = field(default_factory=dict)
     former: tuple[Region, ...] = ()
+    gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, external_root: Path | None = None) -> ModelFile:
@@ -122,7 +124,7 @@ class ModelFile:
             was |= {at + start - first: before for first, at, nbytes in copied if first <= start < first + nbytes}
         messages = (place.span.message for place in file.places.values())
         replaced = {m.path: was[m.start] for m in messages if m.start in was}
-        return replace(file, replaced=replaced, former=self.regions)
+        return replace(file, replaced=replaced, former=self.regions, gone=self.gone)
 
     @property
     def regions(self) -> tuple[Region, ...]:

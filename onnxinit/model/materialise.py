@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import onnx
@@ -52,12 +52,15 @@ def materialised(file: ModelFile, made: Iterable[Generated]) -> ModelFile:
     listed = file.proto.ir_version <= _IR_WITH_INPUTS
     edits: list[Edit] = []
     pieces: list[tuple[bytes, str]] = []
+    gone: dict[str, list[int]] = {}
     for one in made:
         node, around, kind = places.find(one.path)
         name = one.name if kind == "GraphProto" and (not listed or around.path == "graph") else ""
         tensor: bytes = TensorProto(name=name, dims=one.dims, data_type=one.data_type).SerializeToString()
         if name:
             edits.append(Edit(around, node.tag, node.end))
+            if node.field == "node":
+                gone.setdefault(around.path, []).append(node.index)
             edits.append(Edit(around, around.end, around.end, (bytes_head(_INITIALIZER, len(tensor)), tensor)))
         else:
             old = onnx.NodeProto.FromString(file.source.read(node.start, node.end))
@@ -67,7 +70,20 @@ def materialised(file: ModelFile, made: Iterable[Generated]) -> ModelFile:
             info: bytes = helper.make_tensor_value_info(name, one.data_type, one.dims).SerializeToString()
             edits.append(Edit(around, around.end, around.end, (bytes_head(_INPUT, len(info)) + info,)))
         pieces.append((tensor, one.was))
-    return file.edited(edits, pieces)
+    return replace(file.edited(edits, pieces), gone=_renumbered(gone))
+
+
+def _renumbered(gone: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """The ordinals of nodes that are gone, by the path that their graph has without them."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path, ordinals in gone.items():
+        old = new = ""
+        for step in path.split("."):
+            at = int(step[5:-1]) if step.startswith("node[") else -1
+            moved = f"node[{at - sum(i < at for i in gone.get(old, ()))}]" if at >= 0 else step
+            old, new = (f"{p}.{s}" if p else s for p, s in ((old, step), (new, moved)))
+        found[new] = tuple(sorted(ordinals))
+    return found
 
 
 def _constant_before_its_tensor(old: onnx.NodeProto, size: int) -> bytes:
