@@ -151,7 +151,8 @@ class Fitting:
                 where = np.zeros(drawn.size, np.intp) if index is None else index
                 squares += np.bincount(where, drawn**2, squares.size)
                 counts += np.bincount(where, minlength=squares.size)
-        return np.sqrt(squares / np.maximum(counts, 1))
+        means: Numbers = squares / np.maximum(counts, 1)
+        return np.sqrt(means)
 
     def _range(self, owners: Sequence[tuple[Quantised, Fresh, str]]) -> tuple[Numbers, Numbers]:
         """The least and the largest value for each scale, zero among them."""

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating[Any]]
 
+_BLOCK = 1 << 14  # elements looked at at a time
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -50,10 +52,12 @@ class Stored:
 
     def subnormal(self, encoded: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_] | None:
         """Which elements are subnormal: below the least number of full precision, and not zero. None where none is."""
-        bits = self._bits(encoded)
-        low = (bits << 1) - 2  # without the sign; zeros wrap around to the largest numbers
-        few: npt.NDArray[np.bool_] = low < (1 << self.fraction + 1) - 2
-        return few if few.any() else None
+        bits, least = self._bits(encoded).reshape(-1), (1 << self.fraction + 1) - 2
+        # Most often there is none, which takes less than the memory for an answer.
+        if all(_low(bits[at : at + _BLOCK]).min() >= least for at in range(0, bits.size, _BLOCK)):
+            return None
+        few: npt.NDArray[np.bool_] = _low(bits) < least
+        return few.reshape(encoded.shape)
 
     def flushed(self, encoded: npt.NDArray[np.generic], few: npt.NDArray[np.bool_]) -> npt.NDArray[np.generic]:
         """The elements with zeros in the place of some, of the same sign where the type has both."""
@@ -63,6 +67,13 @@ class Stored:
 
     def _bits(self, encoded: npt.NDArray[np.generic]) -> npt.NDArray[np.unsignedinteger[Any]]:
         return np.ascontiguousarray(encoded).view(f"<u{self.itemsize}")
+
+
+def _low(bits: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Magnitudes as whole numbers, twice what the bits say, less two: zeros wrap around to the largest."""
+    low: npt.NDArray[np.unsignedinteger[Any]] = np.left_shift(bits, 1)
+    low -= 2
+    return low
 
 
 def _ieee(dtype: str) -> Callable[[Floats], npt.NDArray[np.generic]]:
