@@ -66,6 +66,8 @@ TENSORS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", NODES)
 def test_values_are_those_of_onnx_runtime(name: str) -> None:
+    if name == "none of it" and onnxruntime.__version__.startswith("1.23."):
+        pytest.skip("ONNX Runtime 1.23 fails on a reduction over no axes")
     held = {**TENSORS, **({"w": TENSORS["m"] * 2, "b": TENSORS["u"]} if name == "Gemm" else {})}
     model = build(f"(float[1] x) => (y) {{ {NODES[name]} y = Add (x, x) }}", check=False, **held)
     del model.graph.output[:]
