@@ -254,7 +254,8 @@ def test_in_a_function_it_becomes_a_constant() -> None:
         # Noise on a signal; a length that only the feed knows.
         "(float[3,8] x) => (float[3,4] y) { e = RandomNormal <shape = [3, 8]> () n = Add (x, e) y = MatMul (n, w) }",
         "(float[n,8] x) => (float[n,n] y) { r = RandomNormalLike (x) t = Transpose (r) y = MatMul (x, t) }",
-        # A table that the model hands out as well.
+        # A triangle that sums up; a table that the model hands out as well.
+        "(float[n,3] x) => (float[n,8] y) { o = ConstantOfShape (three) z = Trilu (o) y = MatMul (x, z) }",
         "(float[n,3] x) => (float[n,8] y, float[3,8] z) { z = ConstantOfShape (three) y = MatMul (x, z) }",
     ],
 )

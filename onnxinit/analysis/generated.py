@@ -91,4 +91,6 @@ def _is_weight(found: Found, walker: Walker) -> bool:
     reading = found.verdict
     if not isinstance(reading, Reading) or reading.role in _ROLES_OF_DATA or found.site.node.op in ARITHMETIC:
         return False
+    if found.site.trail.derived:  # a mask or another table that the graph makes of it
+        return False
     return reading.source is None or walker.flow.follows_feed(reading.source)

@@ -44,6 +44,12 @@ def is_binary(values: Values) -> bool:
     return held is not None and held.size > 1 and np.unique(held.astype(np.float64)).tolist() == [0.0, 1.0]
 
 
+def is_eye(values: Values) -> bool:
+    """Whether a matrix is an identity, which a layer can start from."""
+    held = values()
+    return held is not None and held.ndim == 2 and bool((held == np.eye(*held.shape, dtype=held.dtype)).all())
+
+
 def is_neutral(values: Values) -> bool:
     """Whether a scale or shift does nothing: all ones or all zeros."""
     held = values()

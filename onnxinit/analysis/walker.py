@@ -25,6 +25,7 @@ from onnxinit.analysis.tables import (
     is_binary,
     is_computed,
     is_empty,
+    is_eye,
     is_mask,
     is_neutral,
     is_one_filter,
@@ -45,6 +46,8 @@ _REDUCTIONS = frozenset(
 _KERNEL_MOVES = frozenset({"Mul", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Identity", "Cast", "Div"})
 _FIRST_STATE = "the first state of a loop"
 _LARGE_TABLE = 1 << 22  # elements; nobody computes a table of that size into a file
+_PRODUCTS = ("MatMul", "Gemm", "Einsum")
+_SMALL_KERNEL = 1 << 18  # elements; what is larger is no filter, state or table of ones that somebody wrote down
 _QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 FIXED = Constant("a fixed factor or shift in the making of a weight")
 DIVISOR = Constant("part of a norm that divides a weight")
@@ -286,13 +289,14 @@ class Walker:
     def _doubt(self, site: Site, reading: Reading, values: Callable[[], npt.NDArray[np.generic] | None]) -> Verdict:
         """Look twice at a matrix product or look-up that may hold a fixed table."""
         node = site.node
+        small = math.prod(site.shape) <= _SMALL_KERNEL
         if reading.role in ("norm_scale", "norm_shift") and is_neutral(values):
             stored, partner = node.input(site.at), node.input(3 - site.at)
             written = stored is not None and stored.in_node and partner is not None
             shared = stored is not None and len({id(n) for n, _ in stored.uses}) > 1
             if node.op == "InstanceNormalization" or written or shared or self._trained or self._has_statistics(node):
                 return Constant("a scale or shift that does nothing")
-        if reading.role == "weight" and len(site.shape) > 2 and node.op == "MatMul" and is_empty(values):
+        if reading.role == "weight" and len(site.shape) > 2 and node.op == "MatMul" and small and is_empty(values):
             return Constant("the state that a recurrence starts from, all zeros")
         if reading.role == "weight" and reading.output is not None and self._ends_in_number(reading.output):
             return DIVISOR
@@ -304,7 +308,7 @@ class Walker:
                 return Constant("a computed table")
             if site.at == 0 and alone and self._is_data(site, reading.output):
                 return Reading("positional")
-        if reading.role == "weight" and "Conv" in node.op and is_one_filter(values):
+        if reading.role == "weight" and "Conv" in node.op and small and is_one_filter(values):
             return Constant("a filter that is the same for every channel, as one that smooths before a resampling")
         if reading.role == "weight" and node.op in ("MatMul", "Einsum") and self.flow.meets_positions(node, site.at):
             return Constant("a computed table of positions") if is_computed(values) else Reading("positional")
@@ -313,6 +317,8 @@ class Walker:
                 return Constant("a table of zeros and ones that picks rows of another")
             if any(v.tensor and is_binary(partial(self.read, v.tensor)) for v in node.inputs if v is not None):
                 return Reading("positional")
+        if reading.role == "weight" and node.op in _PRODUCTS and small and is_binary(values) and not is_eye(values):
+            return Constant("a table of zeros and ones, as one that sums up or picks places")
         if reading.role == "embedding" and reading.output is not None:
             if math.prod(site.shape) < _LARGE_TABLE and is_computed(values):
                 return Constant("a computed table that is looked up")

@@ -328,3 +328,15 @@ def test_a_number_that_scales_a_table_is_learned() -> None:
     text = "two = Constant<value = float {2.0}>() h = MatMul(x, w) n = Mul(b, t) a = Add(h, n) y = Mul(a, two)"
     for given, expected in ((0.7134212, "other"), (0.5, "")):
         assert role(text, b=np.array([given], np.float32), t=(1, 16, 8)) == expected
+
+
+# ---------------------------------------------------------------- products with tables that somebody wrote down
+
+
+def test_zeros_and_ones_that_sum_up_or_pick_places_are_no_weights() -> None:
+    text = "(float[n,8] x) => (float[n,8] y) { y = MatMul(x, w) }"
+    eye = np.eye(8, dtype=np.float32)
+    for table in (np.triu(np.ones((8, 8), np.float32)), eye[::-1].copy(), eye[:, [0, 0, 1, 1, 2, 2, 3, 3]]):
+        assert roles(build(text, w=table)) == {"w": ""}
+    for kernel in (eye, np.ones((8, 8), np.float32), np.zeros((8, 8), np.float32), np.sign(table - 0.5)):
+        assert roles(build(text, w=kernel)) == {"w": "weight"}
