@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.parser
-import onnxruntime as ort
 import pytest
 from graphs import build
 from onnx import TensorProto, helper, numpy_helper
+from runs import run
 
 import onnxinit
 from onnxinit.cli.main import run as command_line
@@ -49,14 +49,6 @@ def layer(maker: str) -> onnx.ModelProto:
         if f"({name}" in maker or f" {name})" in maker or f" {name}," in maker
     }
     return build(f"(float[n,60] x) => (float[n,80] y) {{ {maker} p = MatMul (x, m) y = Relu (p) }}", **held)
-
-
-def run(model: onnx.ModelProto | str | Path, **feeds: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    given = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
-    answers: list[npt.NDArray[Any]] = ort.InferenceSession(given, options).run(None, feeds)
-    return answers
 
 
 def stored(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import pytest
+import runs
 from onnx import numpy_helper
 
 import onnxinit
@@ -24,11 +24,7 @@ def built(text: str, **tensors: Any) -> onnx.ModelProto:
 
 def run(model: onnx.ModelProto | None, **feed: Array) -> Array:
     assert model is not None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (y,) = session.run(None, feed)
+    (y,) = runs.run(model, optimised=False, **feed)
     return np.asarray(y, np.float64)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 from graphs import build
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
+from runs import run
 
 import onnxinit
 
@@ -55,12 +55,6 @@ def dense_of(tensor: onnx.SparseTensorProto) -> Array:
     return out
 
 
-def run(model: onnx.ModelProto, x: Array) -> Array:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    return np.asarray(ort.InferenceSession(model.SerializeToString(), options).run(None, {"x": x})[0])
-
-
 @pytest.mark.parametrize("form", ["places", "axes"])
 @pytest.mark.parametrize("scheme", ["he", "xavier", "lecun", "normal:std=0.1"])
 def test_the_pattern_stays_and_its_values_have_the_moments_of_the_fans_that_it_leaves(form: str, scheme: str) -> None:
@@ -76,7 +70,7 @@ def test_the_pattern_stays_and_its_values_have_the_moments_of_the_fans_that_it_l
     values = numpy_helper.to_array(new.values)
     assert values.std() == pytest.approx(math.sqrt(stds[scheme]), rel=5 / math.sqrt(2 * values.size))
     x = np.random.default_rng(2).standard_normal((9, 60)).astype(np.float32)
-    assert run(after, x) == pytest.approx(np.maximum(x @ dense_of(new), 0), abs=1e-4)
+    assert run(after, x=x)[0] == pytest.approx(np.maximum(x @ dense_of(new), 0), abs=1e-4)
 
 
 def test_inspect_tells_the_dense_shape_and_the_fans_that_are_left() -> None:

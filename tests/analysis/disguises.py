@@ -17,12 +17,13 @@ def copy(model: ModelProto) -> ModelProto:
     return ModelProto.FromString(model.SerializeToString())
 
 
-def _graphs(nodes: Iterator[NodeProto]) -> Iterator[GraphProto]:
+def graphs_in(nodes: Iterator[NodeProto]) -> Iterator[GraphProto]:
+    """The subgraphs of nodes, at any depth."""
     for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield attribute.g
-                yield from _graphs(iter(attribute.g.node))
+                yield from graphs_in(iter(attribute.g.node))
 
 
 def renamed(model: ModelProto, seed: int) -> ModelProto:
@@ -51,14 +52,14 @@ def renamed(model: ModelProto, seed: int) -> ModelProto:
         for sparse in graph.sparse_initializer:
             sparse.values.name = new(sparse.values.name)
 
-    for graph in [model.graph, *_graphs(iter(model.graph.node))]:
+    for graph in [model.graph, *graphs_in(iter(model.graph.node))]:
         infos(graph)
         lines(iter(graph.node))
     for function in model.functions:
         function.input[:] = [new(n) for n in function.input]
         function.output[:] = [new(n) for n in function.output]
         lines(iter(function.node))
-        for graph in _graphs(iter(function.node)):
+        for graph in graphs_in(iter(function.node)):
             infos(graph)
             lines(iter(graph.node))
     return model

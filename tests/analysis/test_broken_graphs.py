@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from disguises import graphs_in
 from gallery import SMALL
 from graphs import build
 from growth import grown
@@ -23,14 +24,6 @@ _OPERATORS = sorted(op for domain, op in {*OPERATORS, *NO_WEIGHTS} if domain in 
 _NUMBERS = [-1, 0, 1, 2, -7, 99, 2**31, -(2**63), 2**63 - 1]
 _SHAPES = [(), (1,), (0,), (7, 3), (2, 0, 3), (3, 8), (8,), (4, 4, 1)]
 _TYPES = ["f4", "i1", "i8", "f8", "?", "u1", "f2"]
-
-
-def _graphs(nodes: Iterator[NodeProto]) -> Iterator[GraphProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield attribute.g
-                yield from _graphs(iter(attribute.g.node))
 
 
 def _another_operator(node: NodeProto, random: Random) -> None:
@@ -119,7 +112,7 @@ _TO_GRAPHS = [_another_operand, _another_tensor, _another_type]
 
 def broken(model: ModelProto, random: Random) -> ModelProto:
     """The model with something in it that does not fit."""
-    graphs = [model.graph, *_graphs(iter(model.graph.node))]
+    graphs = [model.graph, *graphs_in(iter(model.graph.node))]
     bodies = [body for body in [*graphs, *model.functions] if body.node]
     if bodies and random.random() < 0.7:
         random.choice(_TO_NODES)(random.choice(random.choice(bodies).node), random)
